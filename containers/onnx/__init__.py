@@ -1,0 +1,1 @@
+"""The ONNX container: any ONNX graph, run by ONNX Runtime."""

@@ -1,0 +1,130 @@
+"""The protocols that containers implement and the runtime calls: all that the two sides share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+Array = np.ndarray[Any, Any]
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """One input or output of a model.
+
+    `shape` holds -1 where a dimension varies; for a batched model the first one is the batch dimension, -1.
+    `features` names the columns of a [N, k] input, so that records by name can be read; `labels` names an output's.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    features: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    """What a loaded model takes and gives.
+
+    `batched`: the first dimension of every input and output counts rows, rows are independent, and the runtime may
+    merge callers' rows into one `execute`. `why_not_batched` says in a sentence why it may not.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    platform: str
+    batched: bool
+    why_not_batched: str = ""
+
+
+class Container(Protocol):
+    """A loaded model: knows its spec and runs batches. Thread-safe up to the number of slots it was loaded with."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What goes in and what comes out."""
+
+    def execute(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """Runs one batch.
+
+        `inputs` are C-ordered arrays in the order of `spec.inputs` (possibly read-only), with one common first
+        dimension when batched; the answer is in the order of `spec.outputs`. Raises `ModelFailure`.
+        """
+
+    def close(self) -> None:
+        """Frees what the model holds; nothing runs any more."""
+
+
+class ContainerKind(Protocol):
+    """How a kind of model is recognised and loaded: what the entry-point group `serving.containers` names."""
+
+    def artifact(self, directory: Path) -> Path | None:
+        """The file in `directory` that this kind would load, or None when there is none."""
+
+    def load(self, artifact: Path, config: ModelConfig) -> Container:
+        """Loads and proves a model. Raises `ArtifactError`, `ConfigurationError` or `MissingExtra`."""
+
+
+Positive = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class BatchingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model's requests are merged.
+
+    `max_batch_size` (rows; None = 32 where the model can be batched, 1 = off; a larger number for a model that cannot
+    be batched is an error), `preferred_batch_sizes` (rows), `max_queue_delay_us` (0: start as soon as a slot is free),
+    `max_queue_wait_s` (a request whose predicted wait is longer is refused at once), `default_timeout_s`,
+    `priority_levels` (1 is the highest; 0 in a request means the default), `pad_batch_to` (rows; a batch is padded up
+    to the next of these sizes), `inline_below_us` (batches predicted to run shorter run on the event loop).
+    """
+
+    max_batch_size: Positive | None = None
+    preferred_batch_sizes: tuple[Positive, ...] = ()
+    max_queue_delay_us: NonNegative = 0
+    max_queue_wait_s: Seconds = 1.0
+    default_timeout_s: Seconds = 60.0
+    priority_levels: Positive = 1
+    default_priority: NonNegative = 0
+    pad_batch_to: tuple[Positive, ...] = ()
+    inline_below_us: NonNegative = 50
+
+
+class OnnxConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How ONNX Runtime runs a model: threads inside one execution, providers tried by making a session, session options."""
+
+    intra_op_threads: Positive = 1
+    execution_mode: str = "sequential"
+    graph_optimization_level: str = "all"
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    session_options: Mapping[str, str] = {}
+
+
+class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the operator says of one input or output: names of its columns (`features`) or of its values (`labels`)."""
+
+    name: str
+    features: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything the operator can say of one model, from `model.yaml`, Triton's `config.pbtxt`, or nothing.
+
+    `slots` is the number of parallel executions (Triton's instance count).
+    """
+
+    name: str = ""
+    container: str = ""
+    version: str = "1"
+    inputs: tuple[TensorConfig, ...] = ()
+    outputs: tuple[TensorConfig, ...] = ()
+    batching: BatchingConfig = BatchingConfig()
+    onnx: OnnxConfig = OnnxConfig()
+    slots: Positive = 1
+    warmup: bool = True
