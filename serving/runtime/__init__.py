@@ -1,0 +1,1 @@
+"""One request's way: routing snapshot, endpoint, model, batcher."""
