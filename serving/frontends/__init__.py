@@ -1,0 +1,1 @@
+"""Thin protocol faces over the one data plane in serving.runtime."""

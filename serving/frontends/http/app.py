@@ -1,0 +1,257 @@
+"""The Starlette app: every path that the hot lane does not take, and the lane's own in their less plain forms.
+
+A chunked, compressed or `Expect`-ing invocation ends in the same `DataPlane.invoke` as the lane's, so authentication,
+routing, codecs, errors and metrics are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from serving.errors import (
+    BadRequest,
+    LengthRequired,
+    MethodNotAllowed,
+    NotFound,
+    ServingError,
+    TooLarge,
+    Unavailable,
+)
+from serving.frontends.http import open_inference, page
+from serving.frontends.http.faces import Faces
+from serving.frontends.http.head import face_of, hot_face, parse_head
+from serving.frontends.http.inflate import Inflater, codings_of
+from serving.frontends.http.lane import LaneState, server_timing
+from serving.runtime.invocation import Face, Head, Invocation
+
+JSON = "application/json"
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Admin(Protocol):
+    """What a worker can ask of the whole server: answers are gathered over all workers."""
+
+    async def metrics(self) -> bytes:
+        """The Prometheus text of all workers."""
+
+    async def models(self, name: str | None) -> bytes:
+        """JSON: what is loaded, or the last batches of one model, over all workers."""
+
+
+class Pending:
+    """Implements `Reply` with a future, for requests that come through the app."""
+
+    def __init__(self) -> None:
+        self.invocation: Invocation | None = None
+        self.closed = False
+        self.outcome: asyncio.Future[tuple[Invocation, bytes, bytes] | ServingError] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def answer(self, invocation: Invocation, fields: bytes, body: bytes) -> None:
+        """Implements `Reply`."""
+        if not self.outcome.done():
+            self.outcome.set_result((invocation, fields, body))
+
+    def fail(self, head: Head, error: ServingError) -> None:
+        """Implements `Reply`."""
+        if not self.outcome.done():
+            self.outcome.set_result(error)
+
+    def hang_up(self) -> None:
+        """The caller left: whatever is queued for it is cancelled."""
+        self.closed = True
+        if self.invocation is not None:
+            self.invocation.route.model.cancel(self.invocation)
+
+
+class HttpApp:
+    """Builds the app over one worker's lane."""
+
+    def __init__(self, lane: LaneState, admin: Admin) -> None:
+        self._lane = lane
+        self._plane = lane.plane
+        self._faces: Faces = lane.faces
+        self._admin = admin
+
+    def build(self) -> Starlette:
+        """The ASGI application."""
+        v2 = open_inference.Metadata(self._plane)
+        routes = [
+            self._route("/ping", self._ping),
+            self._route("/", self._page),
+            self._route("/metrics", self._metrics),
+            self._route("/debug/models", self._debug),
+            self._route("/debug/models/{name}/batches", self._debug),
+            self._route("/v2", v2.server),
+            self._route("/v2/", v2.server),
+            self._route("/v2/health/live", v2.live),
+            self._route("/v2/health/ready", self._v2_ready),
+            self._route("/v2/models/{name}", v2.model),
+            self._route("/v2/models/{name}/versions/{version}", v2.model),
+            self._route("/v2/models/{name}/ready", v2.model_ready),
+            self._route("/v2/models/{name}/versions/{version}/ready", v2.model_ready),
+        ]
+        return Starlette(
+            routes=[*routes, Route("/{path:path}", self._other, methods=None)],
+            exception_handlers={Exception: self._unexpected},
+        )
+
+    # ------------------------------------------------------------------ invocations
+
+    async def _other(self, request: Request) -> Response:
+        path: bytes = request.scope["raw_path"]
+        face = face_of(path)
+        name: str | None = None
+        try:
+            hot = hot_face(path)
+            if hot is None:
+                raise NotFound(f"there is no {request.method} {request.url.path} on this server")
+            face, name, _ = hot
+            if request.method != "POST":
+                raise MethodNotAllowed(f"{request.url.path} answers POST, not {request.method}")
+            head = parse_head(*hot, request.scope["headers"])
+            return await self._invoke(request, head)
+        except ServingError as error:
+            return self._error(face, error, name)
+
+    async def _invoke(self, request: Request, head: Head) -> Response:
+        lane = self._lane
+        body = await self._read(request)
+        held = len(body)
+        lane.in_flight_bytes += held
+        try:
+            pending = Pending()
+            self._plane.invoke(head, body, pending)
+            del body
+            if not pending.outcome.done():
+                await self._wait(request, pending)
+            outcome = pending.outcome.result()
+        finally:
+            lane.in_flight_bytes -= held
+        if isinstance(outcome, ServingError):
+            raise outcome
+        invocation, fields, content = outcome
+        if head.face is Face.RUNTIME:
+            fields += b"x-amzn-requestid: %b\r\n" % lane.request_id()
+            fields += b"x-amzn-invoked-production-variant: %b\r\n" % invocation.route.endpoint.variant.encode()
+        if invocation.timings is not None:
+            fields += server_timing(*invocation.timings)
+        return _response(200, fields, content)
+
+    async def _wait(self, request: Request, pending: Pending) -> None:
+        """Waits for the answer or for the caller to leave, whichever is first."""
+        left = asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait({left, pending.outcome}, return_when=asyncio.FIRST_COMPLETED)
+            if not pending.outcome.done():
+                pending.hang_up()
+                raise ClientDisconnect
+        finally:
+            left.cancel()
+
+    async def _read(self, request: Request) -> bytes:
+        """The body, inflated, within the limits. Raises `TooLarge`, `Unavailable` or `MalformedBody`."""
+        lane = self._lane
+        limit = lane.max_body
+        inflater = Inflater(codings_of(request.headers.getlist("content-encoding")), limit)
+        declared = request.headers.get("content-length")
+        if declared is None and "transfer-encoding" not in request.headers and request.method == "POST":
+            raise LengthRequired()
+        received = 0
+        held = 0
+        try:
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > limit:
+                    raise TooLarge(f"HTTP content length exceeded {limit} bytes.")
+                held += len(chunk)
+                lane.in_flight_bytes += len(chunk)
+                if lane.in_flight_bytes > lane.max_in_flight:
+                    raise Unavailable("the server holds as many bytes of requests as it may; try again", retry_after_s=1)
+                await inflater.feed(chunk)
+            return await inflater.finish()
+        finally:
+            lane.in_flight_bytes -= held
+
+    # ------------------------------------------------------------------ the rest
+
+    async def _ping(self, request: Request) -> Response:
+        return Response(status_code=503 if self._lane.draining else 200)
+
+    async def _v2_ready(self, request: Request) -> Response:
+        ready = not self._lane.draining
+        return Response(b'{"ready":%b}' % (b"true" if ready else b"false"), 200 if ready else 503, media_type=JSON)
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(await self._admin.metrics(), headers={"content-type": METRICS})
+
+    async def _debug(self, request: Request) -> Response:
+        name = request.path_params.get("name")
+        if name is not None and name not in self._plane.snapshot.endpoints:
+            return self._error(Face.CONTAINER, NotFound(f"no model '{name}' is served"), None)
+        return Response(await self._admin.models(name), media_type=JSON)
+
+    async def _page(self, request: Request) -> Response:
+        return HTMLResponse(page.render(self._plane.snapshot, str(request.base_url).rstrip("/")))
+
+    def _route(self, path: str, handler: Callable[[Request], Awaitable[Response]]) -> Route:
+        async def endpoint(request: Request) -> Response:
+            face = face_of(request.scope["raw_path"])
+            try:
+                if request.method not in ("GET", "HEAD"):
+                    raise MethodNotAllowed(f"{request.url.path} answers GET, not {request.method}")
+                return await handler(request)
+            except ServingError as error:
+                return self._error(face, error, None)
+
+        return Route(path, endpoint, methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+
+    def _error(self, face: Face, error: ServingError, name: str | None) -> Response:
+        rendered = self._faces.render(face, error, name)
+        fields = rendered.fields
+        if face is Face.RUNTIME:
+            fields += b"x-amzn-requestid: %b\r\n" % self._lane.request_id()
+        if isinstance(error, TooLarge | Unavailable | BadRequest) and rendered.status in (408, 413, 503):
+            fields += b"connection: close\r\n"
+        return _response(rendered.status, fields, rendered.body)
+
+    async def _unexpected(self, request: Request, error: Exception) -> Response:
+        return self._error(face_of(request.scope["raw_path"]), ServingError("the server failed; its log has the cause"), None)
+
+
+def _response(status: int, fields: bytes, body: bytes) -> Response:
+    response = Response(body, status)
+    raw: list[tuple[bytes, bytes]] = [
+        (name, value.strip())
+        for name, _, value in (line.partition(b":") for line in fields.split(b"\r\n") if line)
+    ]
+    response.raw_headers = [*raw, (b"content-length", str(len(body)).encode())]
+    return response
+
+
+class Dated:
+    """Adds the Date header, which uvicorn's own server would keep."""
+
+    def __init__(self, app: Any, lane: LaneState) -> None:
+        self._app = app
+        self._lane = lane
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def dated(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [(b"date", self._lane.date[6:-2]), *message.get("headers", ())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, dated)
+        except ClientDisconnect:
+            return

@@ -1,0 +1,226 @@
+"""Request line and headers to a `Head`: the same for the hot lane and the Starlette app.
+
+Only the three invocation routes have a head; every other path belongs to the app alone.
+Sources: SageMaker Runtime API reference, InvokeEndpoint; Open Inference Protocol REST; Triton's binary data extension.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import unquote
+
+from serving.errors import BadRequest, Forbidden, ServingError, Unsupported
+from serving.runtime.invocation import Face, Head
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Lower-case names and values, in order of arrival."""
+
+_ONE_LINE: Final = re.compile(r"[\x20-\x7e]+")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}")
+_DIGITS: Final = re.compile(r"[0-9]{1,15}")
+_MEDIA_TYPE_CHARACTERS: Final = 1024
+
+_SINGLE: Final = frozenset(
+    {
+        b"content-type",
+        b"content-length",
+        b"host",
+        b"inference-header-content-length",
+        b"x-serving-timeout-ms",
+        b"x-serving-priority",
+        b"x-serving-timing",
+        b"x-amzn-sagemaker-custom-attributes",
+        b"x-amzn-sagemaker-target-model",
+        b"x-amzn-sagemaker-target-variant",
+        b"x-amzn-sagemaker-target-container-hostname",
+        b"x-amzn-sagemaker-inference-id",
+        b"x-amzn-sagemaker-inference-component",
+        b"x-amzn-sagemaker-session-id",
+        b"x-amzn-sagemaker-enable-explanations",
+    }
+)
+
+_LIMITS: Final = {
+    b"x-amzn-sagemaker-custom-attributes": 1024,
+    b"x-amzn-sagemaker-target-model": 1024,
+    b"x-amzn-sagemaker-target-variant": 63,
+    b"x-amzn-sagemaker-target-container-hostname": 63,
+    b"x-amzn-sagemaker-inference-id": 64,
+}
+
+_UNBUILT: Final = {
+    b"x-amzn-sagemaker-inference-component": "inference components are",
+    b"x-amzn-sagemaker-session-id": "stateful sessions are",
+    b"x-amzn-sagemaker-enable-explanations": "explanations are",
+}
+
+
+def hot_face(path: bytes) -> tuple[Face, str | None, str | None] | None:
+    """Face, name and version of an invocation path; None for any other. Raises `BadRequest` for an impossible name."""
+    if path == b"/invocations":
+        return Face.CONTAINER, None, None
+    if path.startswith(b"/endpoints/") and path.endswith(b"/invocations"):
+        raw = path[len(b"/endpoints/") : -len(b"/invocations")]
+        if b"/" in raw or not raw:
+            return None
+        return Face.RUNTIME, name_of(raw, Face.RUNTIME), None
+    if path.startswith(b"/v2/models/") and path.endswith(b"/infer"):
+        parts = path[len(b"/v2/models/") : -len(b"/infer")].split(b"/")
+        if len(parts) == 1 and parts[0]:
+            return Face.OPEN_INFERENCE, name_of(parts[0], Face.OPEN_INFERENCE), None
+        if len(parts) == 3 and parts[0] and parts[1] == b"versions" and parts[2]:
+            version = name_of(parts[2], Face.OPEN_INFERENCE)
+            return Face.OPEN_INFERENCE, name_of(parts[0], Face.OPEN_INFERENCE), version
+    return None
+
+
+def name_of(raw: bytes, face: Face) -> str:
+    """A name from a path segment, percent-decoded. Raises `BadRequest` when nothing could ever have that name."""
+    try:
+        name = unquote(raw.decode("ascii"), errors="strict")
+    except UnicodeDecodeError:
+        name = ""
+    if not _NAME.fullmatch(name):
+        what = "endpoint" if face is Face.RUNTIME else "model"
+        raise BadRequest(
+            f"'{printable(raw)}' cannot be the name of a {what}: letters, digits, '-', '_' and '.', at most 63, the first a letter or digit"
+        )
+    return name
+
+
+def face_of(path: bytes) -> Face:
+    """The face in whose words an error on this path is answered."""
+    if path.startswith((b"/endpoints/", b"/endpoints?")):
+        return Face.RUNTIME
+    if path.startswith(b"/v2"):
+        return Face.OPEN_INFERENCE
+    return Face.CONTAINER
+
+
+def parse_head(face: Face, name: str | None, version: str | None, headers: Headers) -> Head:
+    """The head of an invocation. Raises `BadRequest` or `Unsupported` naming the header."""
+    head = Head(face, name)
+    head.version = version
+    seen: set[bytes] = set()
+    accepts: list[bytes] = []
+    for key, value in headers:
+        if key in _SINGLE:
+            if key in seen:
+                raise BadRequest(f"the header {key.decode()} came twice; send it once")
+            seen.add(key)
+        if key == b"content-type":
+            head.content_type = _media_type(key, value)
+        elif key == b"accept":
+            accepts.append(value)
+        elif key == b"inference-header-content-length":
+            if face is Face.OPEN_INFERENCE:
+                head.json_length = _number(key, value)
+        elif key == b"x-serving-timeout-ms":
+            head.timeout_s = _number(key, value) / 1e3
+            if not head.timeout_s:
+                raise BadRequest("the header x-serving-timeout-ms is 0; give milliseconds of at least 1")
+        elif key == b"x-serving-priority":
+            head.priority = _number(key, value)
+        elif key == b"x-serving-timing":
+            head.timing = value.lower() in (b"1", b"true", b"yes")
+        elif key.startswith(b"x-amzn-sagemaker-"):
+            _amazon(head, key, value)
+    if accepts:
+        head.accept = _media_type(b"accept", b", ".join(accepts))
+    return head
+
+
+def printable(raw: bytes) -> str:
+    """Bytes of a caller, fit for an error message: short and on one line."""
+    text = raw[:80].decode("ascii", "backslashreplace")
+    text = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
+    return text + ("..." if len(raw) > 80 else "")
+
+
+class Guard:
+    """Which Host and Origin may call a server without authentication.
+
+    A page in a browser can make requests to loopback, by DNS rebinding even with readable answers; it can forge
+    neither header. So an unknown Host is refused, and so is any Origin but the server's own.
+    """
+
+    def __init__(self, hosts: Iterable[str], origins: Iterable[str]) -> None:
+        self._hosts = frozenset(host.lower().encode() for host in hosts)
+        self._origins = frozenset(origin.lower().encode() for origin in origins)
+        self._any_host = b"*" in self._hosts
+        self._any_origin = b"*" in self._origins
+
+    def check(self, headers: Headers, http_version: str) -> ServingError | None:
+        """The error to answer with, or None."""
+        host: bytes | None = None
+        for name, value in headers:
+            if name == b"host":
+                if host is not None:
+                    return BadRequest("the header host came twice; send it once")
+                host = value.strip().lower()
+            elif name == b"origin" and not self._any_origin:
+                origin = value.strip().lower()
+                if origin not in self._origins and not self._own(origin):
+                    return Forbidden(
+                        f"requests from the origin '{printable(value)}' are not allowed; the operator can allow it with --allowed-origin"
+                    )
+        if host is None:
+            return None if http_version == "1.0" else BadRequest("the header host is missing; HTTP/1.1 requires it")
+        if not self._any_host and _without_port(host) not in self._hosts:
+            return Forbidden(
+                f"the host '{printable(host)}' is not one that this server knows; the operator can allow it with --allowed-host"
+            )
+        return None
+
+    def _own(self, origin: bytes) -> bool:
+        scheme, _, host = origin.partition(b"://")
+        return scheme in (b"http", b"https") and _without_port(host) in self._hosts
+
+
+def _without_port(host: bytes) -> bytes:
+    if host.startswith(b"["):
+        return host[: host.find(b"]") + 1]
+    return host.partition(b":")[0]
+
+
+def _amazon(head: Head, key: bytes, value: bytes) -> None:
+    if not value:
+        return
+    if key in _UNBUILT:
+        raise Unsupported(f"{_UNBUILT[key]} not supported by this server (header {key.decode()})")
+    limit = _LIMITS.get(key)
+    if limit is None:
+        return
+    text = _text(key, value, limit)
+    if key == b"x-amzn-sagemaker-custom-attributes":
+        head.attributes = text
+    elif key == b"x-amzn-sagemaker-target-model":
+        head.target_model = text
+    elif key == b"x-amzn-sagemaker-target-variant":
+        head.target_variant = text
+    elif key == b"x-amzn-sagemaker-target-container-hostname":
+        head.target_container = text
+    else:
+        head.inference_id = text
+
+
+def _text(key: bytes, value: bytes, limit: int) -> str:
+    text = value.decode("latin-1")
+    if len(text) > limit:
+        raise BadRequest(f"the header {key.decode()} has {len(text)} characters; at most {limit} are allowed")
+    if not _ONE_LINE.fullmatch(text):
+        raise BadRequest(f"the header {key.decode()} holds characters other than printable ASCII")
+    return text
+
+
+def _media_type(key: bytes, value: bytes) -> str:
+    return _text(key, value, _MEDIA_TYPE_CHARACTERS) if value.strip() else ""
+
+
+def _number(key: bytes, value: bytes) -> int:
+    text = value.decode("latin-1").strip()
+    if not _DIGITS.fullmatch(text):
+        raise BadRequest(f"the header {key.decode()} is '{printable(value)}'; a whole number was expected")
+    return int(text)

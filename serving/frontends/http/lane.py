@@ -1,0 +1,516 @@
+"""The hot lane: invocations answered in the HTTP parser's callbacks, without ASGI scope, task or future.
+
+`Connection` is uvicorn's protocol class with three additions:
+
+1. A plain invocation (POST on one of the three routes, HTTP/1.1, no transfer or content coding, no Expect, no upgrade)
+   goes straight to `DataPlane.invoke`; every other request goes to the Starlette app, untouched, and both share one
+   order of answers on the connection: one request is outstanding, the rest wait and reading pauses.
+2. A head seen before, byte for byte, is not parsed again. The parser is strict and a head's meaning is a function of
+   its bytes, so a bounded memo from head bytes to `Head` is safe; it saves llhttp and ten callbacks for each request
+   of a client that repeats itself (benchmark: loadtests/bench/micro.py).
+3. Limits: httptools has none, so bytes of heads, headers, bodies and idle time are counted here. Time is counted in
+   sweeps of one timer over all connections, so that no request sets a timer.
+
+This is the only module that touches uvicorn's private names; `check_uvicorn` fails on a version it was not written for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+import uuid
+from email.utils import formatdate
+from typing import Any, Final, cast
+
+import httptools
+import uvicorn
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from serving.errors import (
+    BadRequest,
+    HeadersTooLarge,
+    RequestTimeout,
+    ServingError,
+    TooLarge,
+    Unavailable,
+)
+from serving.frontends.http.faces import STATUS_LINES, Faces
+from serving.frontends.http.head import Guard, face_of, hot_face, parse_head, printable
+from serving.runtime.dataplane import DataPlane
+from serving.runtime.invocation import Face, Head, Invocation
+from serving.settings import Settings
+
+UVICORN_VERSION: Final = "0.54.0"
+
+_MEMO_HEADS: Final = 1024
+_MEMO_HEAD_BYTES: Final = 4096
+_SMALL_BODY: Final = 64 * 1024
+_LINGER_SWEEPS: Final = 3
+SWEEP_S: Final = 1.0
+
+_LENGTHS: Final = [b"content-length: %d\r\n\r\n" % length for length in range(4096)]
+_CLOSE: Final = b"connection: close\r\n"
+
+
+def check_uvicorn() -> None:
+    """Raises `RuntimeError` unless uvicorn is the version whose private names this module was written for."""
+    if uvicorn.__version__ != UVICORN_VERSION:
+        raise RuntimeError(
+            f"uvicorn {uvicorn.__version__} is installed; this server needs exactly {UVICORN_VERSION} (run: make install)"
+        )
+
+
+class LaneState:
+    """What the connections of one worker share."""
+
+    def __init__(self, plane: DataPlane, faces: Faces, guard: Guard, settings: Settings) -> None:
+        self.plane = plane
+        self.faces = faces
+        self.guard = guard
+        self.max_body = settings.max_body_bytes
+        self.max_head = settings.max_header_bytes
+        self.max_headers = settings.max_headers
+        self.max_in_flight = settings.max_in_flight_bytes
+        self.head_sweeps = max(1, round(settings.header_timeout_s / SWEEP_S))
+        self.body_sweeps = max(1, round(settings.body_timeout_s / SWEEP_S))
+        self.idle_sweeps = max(1, round(settings.keep_alive_timeout_s / SWEEP_S))
+        self.in_flight_bytes = 0
+        self.requests = 0
+        self.memo: dict[bytes, Head] = {}
+        self.draining = False
+        self.date = b""
+        self.ok = b""
+        self._request_prefix = uuid.uuid4().hex
+        self._request_numbers = itertools.count(1)
+        self.tell_time()
+
+    def tell_time(self) -> None:
+        """Renews the Date header, which is good for a second."""
+        self.date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+        self.ok = STATUS_LINES[200] + self.date
+
+    def request_id(self) -> bytes:
+        """A new request id in the form of a UUID, unique by a random prefix and a counter."""
+        prefix = self._request_prefix
+        number = "%012x" % next(self._request_numbers)
+        return f"{prefix[:8]}-{prefix[8:12]}-{prefix[12:16]}-{prefix[16:20]}-{number}".encode()
+
+    def remember(self, raw: bytes, head: Head) -> None:
+        """Keeps a parsed head for the next request that repeats it to the byte."""
+        if len(raw) <= _MEMO_HEAD_BYTES:
+            if len(self.memo) >= _MEMO_HEADS:
+                self.memo.clear()
+            self.memo[raw] = head
+
+
+class Connection(HttpToolsProtocol):
+    """One client connection. Implements `Reply` for the invocation that is outstanding on it."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        lane: LaneState = app_state["lane"]
+        self.lane = lane
+        self.invocation: Invocation | None = None
+        self.closed = False
+        self.url = b""
+        self._invoke = lane.plane.invoke
+        self._memo = lane.memo
+        self._idle = True  # nothing outstanding or waiting, parser at the start of a message
+        self._outstanding: Head | None = None
+        self._stalled = False  # the client does not read its answers
+        self._lingering = False  # answered and closing: what still comes is thrown away
+        self._in_message = False
+        self._head_done = False
+        self._head_bytes = 0
+        self._fed_bytes = 0
+        self._head: Head | None = None
+        self._fault: ServingError | None = None
+        self._body: bytes | bytearray = b""
+        self._received = 0
+        self._held = 0
+        self._completed = 0  # messages completed by the chunk that is being fed
+        self._last_seen: tuple[int, str] = (0, "")
+        self._served = 0
+        self._age = 0
+        # The app's cycles and the lane's (head, body or error) wait in one queue, so that answers keep their order.
+        self._queue = cast("Any", self.pipeline)
+
+    # ------------------------------------------------------------------ bytes in
+
+    def data_received(self, data: bytes) -> None:
+        if self._idle:
+            end = data.find(b"\r\n\r\n") + 4
+            raw = data[:end]
+            head = self._memo.get(raw)
+            if head is not None:
+                if len(data) - end == head.length:
+                    self._idle = False
+                    self._outstanding = head
+                    self._invoke(head, data[end:], self)
+                    return
+            elif end > 3:
+                self._feed(data)
+                head = self._outstanding
+                if self._completed == 1 and head is not None and len(data) - end == head.length:
+                    self.lane.remember(raw, head)
+                return
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        if self._lingering or self.parser is None:
+            return
+        self._unset_keepalive_if_required()
+        self._completed = 0
+        if not self._head_done:
+            self._fed_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            self._reject(_cause(error))
+        except httptools.HttpParserError as error:
+            self._reject(BadRequest(f"the request is not valid HTTP/1.1: {printable(str(error).encode())}"))
+        else:
+            if self._in_message and not self._head_done and self._fed_bytes > self.lane.max_head:
+                self._reject(self._head_too_large())
+
+    def on_message_begin(self) -> None:
+        self._idle = False
+        self._in_message = True
+        self._head_done = False
+        self._head_bytes = 0
+        self._head = None
+        self._fault = None
+        self._body = b""
+        self._received = 0
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        self._head_bytes += len(url)
+        if self._head_bytes > self.lane.max_head:
+            raise self._head_too_large()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self.lane.max_head or len(self.headers) > self.lane.max_headers:
+            raise self._head_too_large()
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        self._fed_bytes = 0
+        parser = self.parser
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise BadRequest(f"HTTP/{printable(version.encode())} is not supported; HTTP/1.1 is")
+        refused = self.lane.guard.check(self.headers, version)
+        path = self.url.partition(b"?")[0]
+        if refused is not None:
+            self._refuse(Head(face_of(path)), refused)
+            return
+        if parser.should_upgrade():
+            raise BadRequest("protocol upgrades are not supported; send the request without the header upgrade")
+        length = 0
+        plain = version == "1.1" and parser.get_method() == b"POST"
+        for name, value in self.headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name in (b"transfer-encoding", b"content-encoding"):
+                plain = False
+            elif name == b"expect":
+                plain = False
+                self.expect_100_continue = value.lower() == b"100-continue"
+        if length > self.lane.max_body:
+            raise TooLarge(f"HTTP content length exceeded {self.lane.max_body} bytes.")
+        if plain:
+            try:
+                hot = hot_face(path)
+                if hot is not None:
+                    head = parse_head(*hot, self.headers)
+                    head.length = length
+                    head.keep_alive = parser.should_keep_alive()
+                    self._head = head
+                    return
+            except ServingError as error:
+                self._refuse(Head(face_of(path)), error)
+                return
+        self._to_app()
+
+    def on_body(self, body: bytes) -> None:
+        if self._fault is not None:
+            return
+        head = self._head
+        if head is None:
+            super().on_body(body)
+            return
+        size = len(body)
+        if size == head.length:
+            self._body = body
+            return
+        if not self._received:
+            # Reserved, not filled: pages are only touched as the bytes come.
+            self._body = bytearray(head.length)
+        if head.length > _SMALL_BODY:
+            self._held += size
+            self.lane.in_flight_bytes += size
+            if self.lane.in_flight_bytes > self.lane.max_in_flight:
+                raise Unavailable("the server holds as many bytes of requests as it may; try again", retry_after_s=1)
+        self._body[self._received : self._received + size] = body  # type: ignore[index]
+        self._received += size
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        self._completed += 1
+        self.lane.requests += 1
+        head = self._head
+        if head is None:
+            super().on_message_complete()
+            return
+        content: bytes | bytearray | ServingError = self._body if self._fault is None else self._fault
+        if self._outstanding is not None or self.pipeline or self._app_busy():
+            self.flow.pause_reading()
+            self._queue.appendleft((head, content))
+        else:
+            self._dispatch(head, content)
+
+    # ------------------------------------------------------------------ one at a time, in order
+
+    def _to_app(self) -> None:
+        """Hands the message under way to uvicorn's own machinery, which made its scope at message begin."""
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url = url
+        self.headers.extend(headers)
+        self.expect_100_continue = expect
+        super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        # Called by uvicorn for a new request when no earlier one of the app is under way; the lane's may be.
+        if self._outstanding is not None or self.pipeline:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, app))
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _app_busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _dispatch(self, head: Head, content: bytes | bytearray | ServingError) -> None:
+        self._outstanding = head
+        if isinstance(content, ServingError):
+            self.fail(head, content)
+        else:
+            self._invoke(head, content, self)
+
+    def _next(self, head: Head) -> None:
+        """The outstanding request was answered: starts the next, or waits for one."""
+        self.invocation = None
+        self._outstanding = None
+        self._served += 1
+        if self._held:
+            self._release()
+        if not head.keep_alive or self.lane.draining:
+            self._close_after_answer()
+        else:
+            self._advance()
+
+    def on_response_complete(self) -> None:
+        """The app answered (called by its cycle; uvicorn's own would arm a timer)."""
+        self.server_state.total_requests += 1
+        self._served += 1
+        if not self.transport.is_closing():
+            self._advance()
+
+    def _advance(self) -> None:
+        """Starts what waits, or reads on; not before the client has read what it was sent."""
+        if self.flow.write_paused:
+            self._stalled = True
+            self.flow.pause_reading()
+            return
+        waiting = self._queue
+        if waiting:
+            first, content = waiting.pop()
+            if isinstance(first, Head):
+                self._dispatch(first, content)
+            else:
+                super()._start_asgi_task(first, content)
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        self._idle = not self._in_message and not self._lingering
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled and not self.closed:
+            self._stalled = False
+            self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        invocation = self.invocation
+        if invocation is not None:
+            self.invocation = None
+            invocation.route.model.cancel(invocation)
+        self._release()
+        self._body = b""
+        super().connection_lost(exc)
+
+    # ------------------------------------------------------------------ answers
+
+    def answer(self, invocation: Invocation, fields: bytes, body: bytes) -> None:
+        """Implements `Reply`."""
+        if self.closed:
+            return
+        lane = self.lane
+        head = invocation.head
+        length = len(body)
+        end = _LENGTHS[length] if length < 4096 else b"content-length: %d\r\n\r\n" % length
+        if head.face is Face.RUNTIME or head.timing or not head.keep_alive or lane.draining:
+            fields += self._extra_fields(head, invocation)
+        if length < _SMALL_BODY:
+            self.transport.write(b"".join((lane.ok, fields, end, body)))
+        else:
+            self.transport.writelines((lane.ok + fields + end, body))
+        self._next(head)
+
+    def fail(self, head: Head, error: ServingError) -> None:
+        """Implements `Reply`."""
+        if self.closed:
+            return
+        rendered = self.lane.faces.render(head.face, error, head.name)
+        fields = rendered.fields
+        if head.face is Face.RUNTIME or not head.keep_alive or self.lane.draining:
+            fields += self._extra_fields(head, None)
+        self.transport.write(
+            b"".join(
+                (
+                    STATUS_LINES.get(rendered.status) or b"HTTP/1.1 %d Error\r\n" % rendered.status,
+                    self.lane.date,
+                    fields,
+                    b"content-length: %d\r\n\r\n" % len(rendered.body),
+                    rendered.body,
+                )
+            )
+        )
+        self._next(head)
+
+    def _extra_fields(self, head: Head, invocation: Invocation | None) -> bytes:
+        fields = b"" if head.keep_alive and not self.lane.draining else _CLOSE
+        if head.face is Face.RUNTIME:
+            fields += b"x-amzn-requestid: %b\r\n" % self.lane.request_id()
+            if invocation is not None:
+                variant = invocation.route.endpoint.variant.encode()
+                fields += b"x-amzn-invoked-production-variant: %b\r\n" % variant
+        if invocation is not None and invocation.timings is not None:
+            queue_s, rows, compute_s = invocation.timings
+            fields += server_timing(queue_s, rows, compute_s)
+        return fields
+
+    # ------------------------------------------------------------------ refusals and the end
+
+    def _refuse(self, head: Head, error: ServingError) -> None:
+        """Answers the message under way with an error once it has been read, so that the connection stays usable."""
+        head.keep_alive = self.parser.should_keep_alive()
+        self._head = head
+        self._fault = error
+
+    def _reject(self, error: ServingError) -> None:
+        """Answers with an error, in its turn, and closes: nothing more can be read from this connection."""
+        if self._lingering:
+            return
+        self._lingering = True
+        self._idle = False
+        self._age = 0
+        self._body = b""
+        head = Head(face_of(self.url))
+        head.keep_alive = False
+        if self._app_busy() and self._head_done and self._head is None and self._in_message:
+            # The body of a request that the app already has went wrong: no answer of ours can be framed any more.
+            self.transport.close()
+        elif self._outstanding is not None or self.pipeline or self._app_busy():
+            self._queue.appendleft((head, error))
+        else:
+            self._dispatch(head, error)
+
+    def _close_after_answer(self) -> None:
+        if not self._lingering:
+            self.transport.close()
+        elif self.transport.can_write_eof():
+            # Closing with unread bytes would reset the connection and take the answer with it.
+            self.transport.write_eof()
+
+    def _head_too_large(self) -> ServingError:
+        lane = self.lane
+        return HeadersTooLarge(
+            f"the request line and headers are over the limit of {lane.max_head} bytes or {lane.max_headers} headers"
+        )
+
+    def _release(self) -> None:
+        self.lane.in_flight_bytes -= self._held
+        self._held = 0
+
+    def sweep(self) -> None:
+        """Called each `SWEEP_S` seconds: ends what has stood still for too long."""
+        if self.closed or self.transport is None:
+            return
+        lane = self.lane
+        if self._lingering:
+            phase, limit = "lingering", _LINGER_SWEEPS
+        elif self._stalled or self.flow.write_paused:
+            phase, limit = "unread", lane.body_sweeps
+        elif self._in_message and not self._head_done:
+            phase, limit = "head", lane.head_sweeps
+        elif self._in_message:
+            phase, limit = "body", lane.body_sweeps
+        elif self._outstanding is not None or self._app_busy():
+            phase, limit = "busy", 0
+        else:
+            phase, limit = "idle", lane.idle_sweeps if self._served else lane.head_sweeps
+        seen = (self._served, phase)
+        if seen != self._last_seen:
+            self._last_seen = seen
+            self._age = 0
+            return
+        self._age += 1
+        if not limit or self._age < limit:
+            return
+        if phase in ("head", "body"):
+            self._reject(
+                RequestTimeout(f"the {phase} of the request did not come within {self._age * SWEEP_S:g} s")
+            )
+        elif phase in ("unread", "lingering"):
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """The worker drains: closes now when idle, else after the answer."""
+        if self._idle or (self._outstanding is None and not self.pipeline and not self._app_busy()):
+            self.transport.close()
+        elif self._outstanding is None:
+            super().shutdown()
+
+
+def server_timing(queue_s: float, rows: int, compute_s: float) -> bytes:
+    """The Server-Timing header line (W3C Server Timing; durations in milliseconds)."""
+    return b'server-timing: queue;dur=%.3f, batch;desc="%d rows", compute;dur=%.3f\r\n' % (
+        queue_s * 1e3,
+        rows,
+        compute_s * 1e3,
+    )
+
+
+def _cause(error: BaseException) -> ServingError:
+    cause = error.__context__ or error.__cause__
+    return cause if isinstance(cause, ServingError) else BadRequest("the request is not valid HTTP/1.1")

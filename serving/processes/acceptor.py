@@ -1,0 +1,98 @@
+"""Accepts connections for one worker from the listening sockets that all workers share.
+
+One connection a turn: asyncio's servers (and libuv's) accept until the backlog is empty, so with shared sockets one
+worker would take every connection of a burst and the others none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+
+log = logging.getLogger("serving.acceptor")
+
+_PAUSE_S = 0.2
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Acceptor:
+    """Feeds accepted connections to a protocol factory; stops while `limit` connections are open."""
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        factory: Callable[[], asyncio.Protocol],
+        count: Callable[[], int],
+        limit: int,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sockets = sockets
+        self._factory = factory
+        self._count = count
+        self._limit = limit
+        self._tls = tls
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._open = False
+
+    def start(self) -> None:
+        """Begins to accept."""
+        self._open = True
+        for listener in self._sockets:
+            listener.setblocking(False)
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def stop(self) -> None:
+        """Accepts no more and closes this process's copies of the sockets."""
+        if not self._open:
+            return
+        self._open = False
+        for listener in self._sockets:
+            self._loop.remove_reader(listener.fileno())
+            listener.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        if self._count() + len(self._tasks) >= self._limit:
+            self._pause(listener)
+            return
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            if error.errno not in _OUT_OF_RESOURCES:
+                raise
+            log.warning("connections wait: %s", error.strerror)
+            self._pause(listener)
+            return
+        connection.setblocking(False)
+        if connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = self._loop.create_task(self._connect(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                self._factory,
+                connection,
+                ssl=self._tls,
+                ssl_handshake_timeout=10.0 if self._tls else None,
+            )
+        except (OSError, ssl.SSLError) as error:
+            log.debug("a connection failed before its first request: %s", error)
+            connection.close()
+
+    def _pause(self, listener: socket.socket) -> None:
+        """Leaves connections in the kernel's queue for a moment; others of the workers may take them."""
+        self._loop.remove_reader(listener.fileno())
+        self._loop.call_later(_PAUSE_S, self._resume, listener)
+
+    def _resume(self, listener: socket.socket) -> None:
+        if self._open:
+            self._loop.add_reader(listener.fileno(), self._accept, listener)

@@ -1,0 +1,123 @@
+"""The channel between the supervisor and a worker: typed messages over a Unix socket.
+
+Each message is a 4-byte big-endian length and MessagePack. Both ends run the same code of the same version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Any, TypeAlias
+
+import msgspec
+
+from serving.contract import ModelConfig
+from serving.settings import Settings
+from serving.telemetry.accumulators import Sample
+
+_LENGTH = struct.Struct(">I")
+_MAX_BYTES = 256 * 1024 * 1024
+
+
+class EndpointWiring(msgspec.Struct, frozen=True):
+    """One endpoint of a snapshot: its variant, and the artifact that a container kind will load."""
+
+    name: str
+    variant: str
+    container: str
+    artifact: str
+    config: ModelConfig
+
+
+class Begin(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker, first: who it is and what is set."""
+
+    worker: int
+    settings: Settings
+    origins: tuple[str, ...]
+    hosts: tuple[str, ...]
+
+
+class Wire(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker: put this snapshot in force."""
+
+    version: int
+    endpoints: tuple[EndpointWiring, ...]
+    default: str | None
+
+
+class Collect(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker: tell what you count (`metrics`) or hold (`models`, of one model where `name` is set)."""
+
+    call: int
+    what: str
+    name: str | None
+
+
+class Gathered(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker: the answer to its `Ask`."""
+
+    call: int
+    body: bytes
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker: finish what is in flight, then end."""
+
+
+class Wired(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor: a snapshot is in force, or why it cannot be."""
+
+    version: int
+    error: str
+    lines: tuple[str, ...]
+
+
+class Collected(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor: the answer to `Collect`: metric samples, or JSON."""
+
+    call: int
+    samples: list[Sample]
+    body: bytes
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor: a caller of mine wants what all workers know."""
+
+    call: int
+    what: str
+    name: str | None
+
+
+ToWorker: TypeAlias = Begin | Wire | Collect | Gathered | Drain
+ToSupervisor: TypeAlias = Wired | Collected | Ask
+
+
+class Channel:
+    """One end of the channel; `expects` is the union of messages that the other end sends."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, expects: Any) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(expects)
+
+    def send(self, message: ToWorker | ToSupervisor) -> None:
+        """Queues a message; lost when the other end is gone, which its reader notices."""
+        if not self._writer.is_closing():
+            body = self._encoder.encode(message)
+            self._writer.write(_LENGTH.pack(len(body)) + body)
+
+    async def receive(self) -> Any:
+        """The next message, or None when the other end is gone."""
+        try:
+            (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+            if length > _MAX_BYTES:
+                return None
+            return self._decoder.decode(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    def close(self) -> None:
+        """Closes this end."""
+        self._writer.close()

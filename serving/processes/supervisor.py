@@ -1,0 +1,323 @@
+"""The supervisor: owns the listening sockets and the wiring, starts workers, replaces those that die, drains on SIGTERM.
+
+Nothing it does can stall an invocation: workers accept from the shared sockets by themselves and only ask it for what
+concerns the whole server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+import orjson
+
+from serving.errors import ConfigurationError
+from serving.processes.channel import (
+    Ask,
+    Begin,
+    Channel,
+    Collect,
+    Collected,
+    Drain,
+    EndpointWiring,
+    Gathered,
+    ToSupervisor,
+    Wire,
+    Wired,
+)
+from serving.settings import Settings
+from serving.telemetry import collector
+from serving.telemetry.accumulators import Sample
+
+log = logging.getLogger("serving.supervisor")
+
+_COLLECT_S = 1.0
+_STEADY_S = 10.0
+_BACKOFF_S = 0.1
+_BACKOFF_LIMIT_S = 5.0
+_KILL_AFTER_S = 5.0
+
+
+class WorkerHandle:
+    """A running worker as the supervisor sees it."""
+
+    def __init__(self, number: int, process: asyncio.subprocess.Process, channel: Channel, lifeline: int) -> None:
+        self.number = number
+        self.process = process
+        self.channel = channel
+        self.lifeline = lifeline
+        self.version = -1
+        self.started = monotonic()
+        self.calls: dict[int, asyncio.Future[Collected]] = {}
+        self.samples: list[Sample] = []
+
+
+class Supervisor:
+    """Runs the server. `wiring` is what the workers serve; they all get the same."""
+
+    def __init__(self, settings: Settings, wiring: Sequence[EndpointWiring], default: str | None) -> None:
+        self._settings = settings
+        self._wire = Wire(1, tuple(wiring), default)
+        self._sockets: list[socket.socket] = []
+        self._workers: dict[int, WorkerHandle] = {}
+        self._starts = 0
+        self._last_call = 0
+        self._stopping = asyncio.Event()
+        self._failure: str | None = None
+        self._ready = asyncio.Event()
+        self._retired: list[Sample] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._impatient = False
+
+    async def run(self) -> None:
+        """Serves until told to stop. Raises `ConfigurationError` when the first workers cannot serve."""
+        loop = asyncio.get_running_loop()
+        self._sockets = listen(self._settings)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            for number in range(self._settings.workers):
+                self._spawn(self._keep(number))
+            await self._first_of(self._ready.wait(), self._stopping.wait())
+            if self._failure is None and not self._stopping.is_set():
+                say("ready")
+                await self._stopping.wait()
+        finally:
+            await self._end()
+        if self._failure is not None:
+            raise ConfigurationError(self._failure)
+
+    @property
+    def url(self) -> str:
+        """Where the server listens."""
+        host, port = self._sockets[0].getsockname()[:2]
+        scheme = "https" if self._settings.tls_cert else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    # ------------------------------------------------------------------ workers
+
+    async def _keep(self, number: int) -> None:
+        """Keeps worker `number` alive: starts it, listens to it, starts it again when it ends."""
+        backoff = _BACKOFF_S
+        while not self._stopping.is_set():
+            worker = await self._start(number)
+            self._workers[number] = worker
+            while (message := await worker.channel.receive()) is not None:
+                self._handle(worker, message)
+            code = await worker.process.wait()
+            self._bury(worker)
+            if self._stopping.is_set():
+                return
+            if not self._ready.is_set():
+                self._fail(f"worker {number} ended with {_how(code)} before it was ready")
+                return
+            steady = monotonic() - worker.started > _STEADY_S
+            backoff = _BACKOFF_S if steady else min(backoff * 2, _BACKOFF_LIMIT_S)
+            log.error("worker %d (pid %d) ended with %s; starting another", number, worker.process.pid, _how(code))
+            if not steady:
+                await self._first_of(asyncio.sleep(backoff), self._stopping.wait())
+
+    async def _start(self, number: int) -> WorkerHandle:
+        ours, theirs = socket.socketpair()
+        read_end, write_end = os.pipe()
+        shared = [listener.fileno() for listener in self._sockets]
+        descriptors = [theirs.fileno(), read_end, *shared]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "serving.processes.worker",
+                *map(str, descriptors),
+                pass_fds=descriptors,
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        finally:
+            theirs.close()
+            os.close(read_end)
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        channel = Channel(reader, writer, ToSupervisor)
+        worker = WorkerHandle(number, process, channel, write_end)
+        self._starts += 1
+        channel.send(Begin(number, self._settings, *trusted(self._settings)))
+        channel.send(self._wire)
+        if self._stopping.is_set():
+            channel.send(Drain())
+        return worker
+
+    def _bury(self, worker: WorkerHandle) -> None:
+        if self._workers.get(worker.number) is worker:
+            del self._workers[worker.number]
+        os.close(worker.lifeline)
+        worker.channel.close()
+        for call in worker.calls.values():
+            call.cancel()
+        # What it counted when last asked stays counted, so that counters do not fall when a worker is replaced.
+        counted = [sample for sample in worker.samples if sample.kind != "gauge"]
+        self._retired = collector.merge((self._retired, counted))
+
+    def _handle(self, worker: WorkerHandle, message: ToSupervisor) -> None:
+        if isinstance(message, Wired):
+            self._wired(worker, message)
+        elif isinstance(message, Collected):
+            call = worker.calls.pop(message.call, None)
+            if call is not None and not call.done():
+                call.set_result(message)
+        elif isinstance(message, Ask):
+            self._spawn(self._gather(worker, message))
+
+    def _wired(self, worker: WorkerHandle, message: Wired) -> None:
+        if message.error:
+            if self._ready.is_set():
+                log.error("worker %d cannot serve: %s", worker.number, message.error)
+                worker.process.kill()
+            else:
+                self._fail(message.error)
+            return
+        first = all(other.version < 1 for other in self._workers.values())
+        worker.version = message.version
+        if first and not self._ready.is_set():
+            say(f"serving on {self.url}")
+            for line in message.lines:
+                say(f"  {line}")
+        everyone = len(self._workers) == self._settings.workers
+        if everyone and all(other.version == self._wire.version for other in self._workers.values()):
+            self._ready.set()
+
+    # ------------------------------------------------------------------ what concerns all workers
+
+    async def _gather(self, asker: WorkerHandle, ask: Ask) -> None:
+        answers = await asyncio.gather(*(self._collect(worker, ask) for worker in list(self._workers.values())))
+        collected = [answer for answer in answers if answer is not None]
+        if ask.what == "metrics":
+            samples = [answer.samples for answer in collected]
+            body = collector.text(collector.merge((*samples, self._retired, self._own_samples())))
+        else:
+            body = orjson.dumps([row for answer in collected for row in orjson.loads(answer.body)])
+        asker.channel.send(Gathered(ask.call, body))
+
+    async def _collect(self, worker: WorkerHandle, ask: Ask) -> Collected | None:
+        self._last_call += 1
+        number = self._last_call
+        call: asyncio.Future[Collected] = asyncio.get_running_loop().create_future()
+        worker.calls[number] = call
+        worker.channel.send(Collect(number, ask.what, ask.name))
+        try:
+            answer = await asyncio.wait_for(call, _COLLECT_S)
+        except (TimeoutError, asyncio.CancelledError):
+            return None
+        finally:
+            worker.calls.pop(number, None)
+        if ask.what == "metrics":
+            worker.samples = answer.samples
+        return answer
+
+    def _own_samples(self) -> list[Sample]:
+        samples = [Sample("serving_worker_starts", "counter", (), self._starts)]
+        everywhere = len(self._workers) == self._settings.workers and all(
+            worker.version == self._wire.version for worker in self._workers.values()
+        )
+        for wiring in self._wire.endpoints:
+            labels = (("endpoint_name", wiring.name), ("variant_name", wiring.variant))
+            samples.append(Sample("serving_endpoint_in_service", "gauge", labels, int(everywhere)))
+        return samples
+
+    # ------------------------------------------------------------------ the end
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():
+            self._impatient = True
+            for worker in self._workers.values():
+                with contextlib.suppress(ProcessLookupError):
+                    worker.process.kill()
+        self._stopping.set()
+
+    def _fail(self, why: str) -> None:
+        if self._failure is None:
+            self._failure = why
+        self._stopping.set()
+
+    async def _end(self) -> None:
+        """Drains the workers and waits for their end; kills those that do not come to it."""
+        for listener in self._sockets:
+            listener.close()
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.channel.send(Drain())
+        waits = [asyncio.ensure_future(worker.process.wait()) for worker in workers]
+        if waits:
+            limit = 0.0 if self._failure else self._settings.drain_timeout_s + _KILL_AFTER_S
+            _, slow = await asyncio.wait(waits, timeout=limit)
+            for worker in workers:
+                if worker.process.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        worker.process.kill()
+            if slow:
+                await asyncio.wait(slow)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("the supervisor failed", exc_info=task.exception())
+            self._fail("the supervisor failed; its log has the cause")
+
+    async def _first_of(self, *waits: Any) -> None:
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+
+
+def listen(settings: Settings) -> list[socket.socket]:
+    """The listening sockets, bound. Raises `ConfigurationError` when the address cannot be had."""
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; choose another with --port"
+        ) from error
+    return [listener]
+
+
+def trusted(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Origins and Host names that may call: the loopback ones, the bound one, and what the operator allowed."""
+    hosts = {"localhost", "127.0.0.1", "[::1]", settings.host, *settings.allowed_hosts}
+    if settings.allow_unauthenticated and not settings.allowed_hosts:
+        # Reached by names that only the operator's network knows; the operator took that on.
+        hosts.add("*")
+    return tuple(sorted(settings.allowed_origins)), tuple(sorted(hosts))
+
+
+def say(line: str) -> None:
+    """A line for the person who started the server."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+

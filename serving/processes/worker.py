@@ -1,0 +1,333 @@
+"""A worker: the data plane in a process of its own. `python -m serving.processes.worker CHANNEL_FD LIFELINE_FD SOCKET_FD...`
+
+It takes its settings and its wiring from the supervisor and ends when the supervisor does: a thread reads the lifeline,
+a pipe that nobody writes, and ends the process at its end of file, however busy the loop is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import msgspec
+import uvloop
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from serving.codecs.plan import InputPlan
+from serving.errors import Overloaded, ServingError, Unavailable
+from serving.frontends.http.app import Dated, HttpApp
+from serving.frontends.http.faces import Faces
+from serving.frontends.http.head import Guard
+from serving.frontends.http.lane import SWEEP_S, Connection, LaneState, check_uvicorn
+from serving.frontends.http.tls import TlsContext
+from serving.processes.acceptor import Acceptor
+from serving.processes.channel import (
+    Ask,
+    Begin,
+    Channel,
+    Collect,
+    Collected,
+    Drain,
+    EndpointWiring,
+    Gathered,
+    ToWorker,
+    Wire,
+    Wired,
+)
+from serving.runtime.dataplane import DataPlane
+from serving.runtime.loading import load
+from serving.runtime.model import Model, Pulse
+from serving.runtime.routing import Endpoint, Snapshot
+from serving.runtime.statistics import VariantStatistics
+from serving.settings import Settings
+from serving.telemetry import logs
+from serving.telemetry.accumulators import Sample
+
+log = logging.getLogger("serving.worker")
+
+_ASK_TIMEOUT_S = 5.0
+
+
+class Worker:
+    """One worker process: snapshots in, requests served, numbers out."""
+
+    def __init__(self, channel: Channel, begin: Begin, sockets: list[socket.socket]) -> None:
+        self._channel = channel
+        self._settings: Settings = begin.settings
+        self._plane = DataPlane()
+        self._pulse = Pulse()
+        faces = Faces(begin.settings.region, begin.settings.account_id)
+        self._lane = LaneState(self._plane, faces, Guard(begin.hosts, begin.origins), begin.settings)
+        self._loop = asyncio.get_running_loop()
+        self._calls: dict[int, asyncio.Future[bytes]] = {}
+        self._last_call = 0
+        self._done = asyncio.Event()
+        self._wiring: dict[str, EndpointWiring] = {}
+        self._wiring_lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._state = ServerState()
+        self._config = Config(
+            Dated(HttpApp(self._lane, self).build(), self._lane),
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            loop="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+        )
+        self._config.load()
+        self._tls = TlsContext.of(begin.settings)
+        self._acceptor = Acceptor(
+            sockets,
+            self._connection,
+            lambda: len(self._state.connections),
+            begin.settings.max_connections,
+            self._tls.context if self._tls else None,
+        )
+
+    async def run(self) -> None:
+        """Serves until drained or until the supervisor is gone."""
+        self._loop.call_later(SWEEP_S, self._sweep)
+        reading = self._loop.create_task(self._read())
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._loop.add_signal_handler(number, self._begin_drain)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the supervisor decides
+        await self._done.wait()
+        reading.cancel()
+        self._channel.close()
+
+    # ------------------------------------------------------------------ messages
+
+    async def _read(self) -> None:
+        while (message := await self._channel.receive()) is not None:
+            self._handle(message)
+        os._exit(0)
+
+    def _handle(self, message: ToWorker) -> None:
+        if isinstance(message, Wire):
+            task = self._loop.create_task(self._wire(message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif isinstance(message, Collect):
+            samples = self._samples() if message.what == "metrics" else []
+            body = b"" if message.what == "metrics" else self._models(message.name)
+            self._channel.send(Collected(message.call, samples, body))
+        elif isinstance(message, Gathered):
+            future = self._calls.pop(message.call, None)
+            if future is not None and not future.done():
+                future.set_result(message.body)
+        elif isinstance(message, Drain):
+            self._begin_drain()
+
+    async def _wire(self, wire: Wire) -> None:
+        """Loads what is new, swaps the snapshot, closes what is gone."""
+        async with self._wiring_lock:
+            old = self._plane.snapshot.endpoints
+            endpoints: dict[str, Endpoint] = {}
+            made: list[Endpoint] = []
+            lines: list[str] = []
+            try:
+                for wiring in wire.endpoints:
+                    if self._wiring.get(wiring.name) == wiring:
+                        endpoints[wiring.name] = old[wiring.name]
+                        continue
+                    endpoint = await self._load(wiring)
+                    made.append(endpoint)
+                    endpoints[wiring.name] = endpoint
+                    lines.append(describe(endpoint))
+            except Exception as error:
+                for endpoint in made:
+                    endpoint.model.close()
+                if not isinstance(error, ServingError):
+                    log.exception("a snapshot could not be put in force")
+                self._channel.send(Wired(wire.version, str(error) or type(error).__name__, ()))
+                return
+            self._plane.swap(Snapshot(wire.version, endpoints, wire.default, self._settings.account_id))
+            self._wiring = {wiring.name: wiring for wiring in wire.endpoints}
+            for name, endpoint in old.items():
+                if endpoints.get(name) is not endpoint:
+                    endpoint.model.close()
+            if not self._lane.draining:
+                self._begin_to_accept()
+            self._channel.send(Wired(wire.version, "", tuple(lines)))
+
+    def _begin_to_accept(self) -> None:
+        if not self._accepting:
+            self._accepting = True
+            # What start-up made lives as long as the process: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            self._acceptor.start()
+
+    _accepting = False
+
+    async def _load(self, wiring: EndpointWiring) -> Endpoint:
+        started = perf_counter()
+        container, costs = await asyncio.to_thread(load, wiring.container, Path(wiring.artifact), wiring.config)
+        model = Model(container, wiring.config, costs, self._pulse)
+        log.info("model %s version %s loaded in %.0f ms", model.name, model.version, (perf_counter() - started) * 1e3)
+        statistics = VariantStatistics(wiring.name, wiring.variant)
+        return Endpoint(wiring.name, wiring.variant, model, InputPlan(container.spec, wiring.config.name), statistics)
+
+    # ------------------------------------------------------------------ what callers ask of all workers
+
+    async def metrics(self) -> bytes:
+        """Implements `Admin`."""
+        return await self._ask("metrics", None)
+
+    async def models(self, name: str | None) -> bytes:
+        """Implements `Admin`."""
+        return await self._ask("models", name)
+
+    async def _ask(self, what: str, name: str | None) -> bytes:
+        if len(self._calls) >= 64:
+            raise Overloaded("too many administrative calls at once; try again", retry_after_s=1)
+        self._last_call += 1
+        future = self._calls[self._last_call] = self._loop.create_future()
+        self._channel.send(Ask(self._last_call, what, name))
+        try:
+            return await asyncio.wait_for(future, _ASK_TIMEOUT_S)
+        except TimeoutError as error:
+            raise Unavailable("the supervisor did not answer in time; try again", retry_after_s=1) from error
+        finally:
+            self._calls.pop(self._last_call, None)
+
+    def _samples(self) -> list[Sample]:
+        lane = self._lane
+        samples = [
+            Sample("serving_connections", "gauge", (), len(self._state.connections)),
+            Sample("serving_in_flight_bytes", "gauge", (), lane.in_flight_bytes),
+            Sample("serving_unrouted_errors", "counter", (), self._plane.platform_errors),
+            Sample("serving_http_requests", "counter", (), lane.requests),
+        ]
+        for endpoint in self._plane.snapshot.endpoints.values():
+            samples.extend(endpoint.statistics.samples())
+            samples.extend(endpoint.model.statistics.samples())
+            queued = endpoint.model.batcher.queued
+            samples.append(Sample("serving_queue_requests", "gauge", (("model", endpoint.model.name),), queued))
+        return samples
+
+    def _models(self, name: str | None) -> bytes:
+        endpoints = self._plane.snapshot.endpoints
+        if name is None:
+            return msgspec.json.encode([_summary(endpoint) for endpoint in endpoints.values()])
+        endpoint = endpoints.get(name)
+        return msgspec.json.encode(endpoint.model.records() if endpoint else [])
+
+    # ------------------------------------------------------------------ time and the end
+
+    def _connection(self) -> asyncio.Protocol:
+        return Connection(self._config, self._state, {"lane": self._lane}, self._loop)
+
+    def _sweep(self) -> None:
+        self._lane.tell_time()
+        for connection in list(self._state.connections):
+            connection.sweep()  # type: ignore[union-attr]
+        if self._tls is not None:
+            self._tls.reload_if_changed()
+        self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _begin_drain(self) -> None:
+        if self._lane.draining:
+            return
+        self._lane.draining = True
+        self._acceptor.stop()
+        task = self._loop.create_task(self._drain())
+        self._tasks.add(task)
+
+    async def _drain(self) -> None:
+        """Answers what is in flight, within the drain timeout, and ends."""
+        ends = perf_counter() + self._settings.drain_timeout_s
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        while self._state.connections and perf_counter() < ends:
+            await asyncio.sleep(0.01)
+        left = len(self._state.connections)
+        if left:
+            log.warning("%d connections were still busy after %g s", left, self._settings.drain_timeout_s)
+        self._done.set()
+
+
+def _summary(endpoint: Endpoint) -> dict[str, Any]:
+    model = endpoint.model
+    return {
+        "name": endpoint.name,
+        "variant": endpoint.variant,
+        "version": model.version,
+        "platform": model.spec.platform,
+        "batched": model.spec.batched,
+        "why_not_batched": model.spec.why_not_batched,
+        "max_batch_rows": model.batcher.policy.max_rows,
+        "slots": model.batcher.policy.slots,
+        "queued_requests": model.batcher.queued,
+        "queued_rows": model.batcher.queued_rows,
+        "predicted_wait_us": round(model.batcher.predicted_wait(perf_counter()) * 1e6, 1),
+        "batches": {f"{reason} ({mode})": count for (reason, mode), count in model.statistics.reasons.items()},
+        "pid": os.getpid(),
+    }
+
+
+def describe(endpoint: Endpoint) -> str:
+    """One line for a person: what an endpoint takes and how it is batched."""
+    spec = endpoint.model.spec
+    inputs = ", ".join(f"{tensor.name} {tensor.datatype}{_shape(tensor.shape)}" for tensor in spec.inputs)
+    outputs = ", ".join(f"{tensor.name} {tensor.datatype}{_shape(tensor.shape)}" for tensor in spec.outputs)
+    policy = endpoint.model.batcher.policy
+    batching = f"batches up to {policy.max_rows} rows" if spec.batched else f"not batched: {spec.why_not_batched}"
+    return f"{endpoint.name}: {inputs} -> {outputs}; {batching}"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "[" + ",".join("N" if size < 0 else str(size) for size in shape) + "]"
+
+
+def _watch_lifeline(descriptor: int) -> None:
+    while os.read(descriptor, 1):
+        pass
+    os._exit(1)
+
+
+async def _main(channel_fd: int, socket_fds: list[int]) -> None:
+    stream = socket.socket(fileno=channel_fd)
+    reader, writer = await asyncio.open_unix_connection(sock=stream)
+    channel = Channel(reader, writer, ToWorker)
+    begin = await channel.receive()
+    if not isinstance(begin, Begin):
+        return
+    logs.configure(f"worker {begin.worker}", begin.settings.log_format, begin.settings.log_level)
+    sockets = [socket.socket(fileno=descriptor) for descriptor in socket_fds]
+    try:
+        await Worker(channel, begin, sockets).run()
+    except (ServingError, ssl.SSLError, OSError) as error:
+        channel.send(Wired(0, str(error), ()))
+        await asyncio.sleep(0.1)
+
+
+def main() -> None:
+    """The worker program."""
+    channel_fd, lifeline_fd, *socket_fds = (int(argument) for argument in sys.argv[1:])
+    threading.Thread(target=_watch_lifeline, args=(lifeline_fd,), name="lifeline", daemon=True).start()
+    check_uvicorn()
+    uvloop.run(_main(channel_fd, socket_fds))
+    # Slot threads may still be in a run that nobody waits for.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
+
+

@@ -1,0 +1,132 @@
+"""One request on its way through the runtime, and where its answer goes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from serving.codecs.base import Asked, Column
+from serving.errors import ServingError
+
+if TYPE_CHECKING:
+    from serving.runtime.routing import Route
+
+
+class Face(Enum):
+    """The contract that a request came by; it decides how errors look."""
+
+    CONTAINER = "container"
+    RUNTIME = "runtime"
+    OPEN_INFERENCE = "open-inference"
+
+
+class Head:
+    """What a request says before its body, in the words of every face.
+
+    `name` is the endpoint or model, None for the container contract. `length` is the body's bytes. A head may be kept
+    and used for each later request that repeats it to the byte, so `route` remembers the last routing of it.
+    """
+
+    __slots__ = (
+        "accept",
+        "attributes",
+        "content_type",
+        "face",
+        "inference_id",
+        "json_length",
+        "keep_alive",
+        "length",
+        "name",
+        "priority",
+        "route",
+        "target_container",
+        "target_model",
+        "target_variant",
+        "timeout_s",
+        "timing",
+        "version",
+    )
+
+    def __init__(self, face: Face, name: str | None = None) -> None:
+        self.face = face
+        self.name = name
+        self.version: str | None = None
+        self.content_type: str | None = None
+        self.accept: str | None = None
+        self.json_length: int | None = None
+        self.timeout_s: float | None = None
+        self.priority = 0
+        self.timing = False
+        self.attributes: str | None = None
+        self.inference_id: str | None = None
+        self.target_model: str | None = None
+        self.target_variant: str | None = None
+        self.target_container: str | None = None
+        self.length = 0
+        self.keep_alive = True
+        self.route: Route | None = None
+
+
+class Reply(Protocol):
+    """Where an answer goes: a connection of the hot lane, or a future. Neither method may raise."""
+
+    invocation: Invocation | None
+    """The queued request, so that whoever notices that the caller hung up can cancel it."""
+
+    closed: bool
+    """The caller hung up."""
+
+    def answer(self, invocation: Invocation, fields: bytes, body: bytes) -> None:
+        """The answer: header lines, each ended by CRLF, and the body."""
+
+    def fail(self, head: Head, error: ServingError) -> None:
+        """The request failed."""
+
+
+class Invocation:
+    """A decoded request: its rows, its caller, its times (seconds of `time.perf_counter`)."""
+
+    __slots__ = (
+        "arrived",
+        "asked",
+        "columns",
+        "deadline",
+        "enqueued",
+        "head",
+        "priority",
+        "reply",
+        "route",
+        "rows",
+        "signature",
+        "state",
+        "timings",
+    )
+
+    def __init__(
+        self,
+        head: Head,
+        reply: Reply,
+        route: Route,
+        rows: int,
+        columns: tuple[Column, ...],
+        signature: Hashable,
+        asked: Asked | None,
+        arrived: float,
+        deadline: float,
+        priority: int,
+    ) -> None:
+        self.head = head
+        self.reply = reply
+        self.route = route
+        self.rows = rows
+        self.columns = columns
+        self.signature = signature
+        self.asked = asked
+        self.arrived = arrived
+        self.deadline = deadline
+        self.priority = priority
+        self.enqueued = arrived
+        self.state = 0
+        self.timings: tuple[float, int, float] | None = None
+        """Queue seconds, batch rows and compute seconds, where the caller asked for them."""

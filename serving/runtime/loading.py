@@ -1,0 +1,84 @@
+"""Loads models off the loop: finds the container kind, loads, proves and warms up."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from importlib.metadata import entry_points
+from pathlib import Path
+from time import perf_counter
+from typing import cast
+
+import numpy as np
+
+from serving.contract import Array, Container, ContainerKind, ModelConfig
+from serving.datatypes import BYTES, NUMPY
+from serving.errors import ConfigurationError, ServingError
+from serving.runtime.costs import Costs
+from serving.runtime.model import batch_policy
+
+log = logging.getLogger("serving.loading")
+
+_WARMUP_S = 0.4
+_RUNS = 3
+
+
+def container_kind(name: str) -> ContainerKind:
+    """The container kind of that name among those installed. Raises `ConfigurationError`."""
+    found = {entry.name: entry for entry in entry_points(group="serving.containers")}
+    if name not in found:
+        raise ConfigurationError(f"there is no container kind '{name}'; installed are: {', '.join(sorted(found)) or 'none'}")
+    return cast("ContainerKind", found[name].load()())
+
+
+def load(kind: str, artifact: Path, config: ModelConfig) -> tuple[Container, Costs]:
+    """A loaded, proved and warmed-up container with what its batches cost. Blocks; runs on a thread."""
+    container = container_kind(kind).load(artifact, config)
+    costs = Costs()
+    try:
+        policy = batch_policy(container.spec, config)
+    except ConfigurationError:
+        container.close()
+        raise
+    if config.warmup:
+        warm_up(container, costs, policy.max_rows)
+    return container, costs
+
+
+def warm_up(container: Container, costs: Costs, max_rows: int) -> None:
+    """Runs zeros through the model at each power of two, within a time budget, and learns what each size costs.
+
+    A model that cannot run zeros (a vocabulary, a string it parses) is served all the same and learns in service.
+    """
+    ends = perf_counter() + _WARMUP_S
+    rows = 1
+    while rows <= max_rows:
+        inputs = _zeros(container, rows)
+        best = 0.0
+        for _ in range(_RUNS):
+            started = perf_counter()
+            with suppress(ServingError):
+                container.execute(inputs)
+                seconds = perf_counter() - started
+                best = min(best or seconds, seconds)
+            if perf_counter() > ends:
+                break
+        if not best:
+            log.info("the model could not be warmed up with zeros")
+            return
+        costs.learn(rows, best)
+        # The next size costs at most twice this one's three runs.
+        if perf_counter() + 2 * _RUNS * best > ends:
+            return
+        rows *= 2
+
+
+def _zeros(container: Container, rows: int) -> list[Array]:
+    arrays: list[Array] = []
+    for spec in container.spec.inputs:
+        shape = [size if size >= 0 else 1 for size in spec.shape]
+        if container.spec.batched:
+            shape[0] = rows
+        filling = b"" if spec.datatype == BYTES else 0
+        arrays.append(np.full(shape, filling, NUMPY[spec.datatype]))
+    return arrays

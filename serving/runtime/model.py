@@ -1,0 +1,427 @@
+"""A loaded model: its container, its batcher, and the thin loop that carries out what the batcher decides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import msgspec
+
+from serving.contract import Array, Container, ModelConfig, ModelSpec
+from serving.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    InternalError,
+    InvalidInput,
+    ModelFailure,
+    NotReady,
+    Overloaded,
+    ServingError,
+)
+from serving.runtime.assembly import Assembler
+from serving.runtime.batcher import DONE, QUEUED, RUNNING, Batch, Batcher, BatchPolicy
+from serving.runtime.costs import Costs
+from serving.runtime.invocation import Invocation
+from serving.runtime.slots import Slots
+from serving.runtime.statistics import ModelStatistics
+
+log = logging.getLogger("serving.model")
+
+BULK_BYTES = 256 * 1024
+"""Bodies above this are decoded and encoded on a thread, so that the loop never stands still for them."""
+
+_HISTORY = 256
+_INLINE_KEEP = 1.5
+_INLINE_PROBE = 4.0
+_PROBE_EVERY = 64
+_LEARN_EVERY = 4
+
+
+class BatchRecord(msgspec.Struct, frozen=True):
+    """Why and how one batch ran: what `GET /debug/models/{name}/batches` shows. Times in microseconds."""
+
+    reason: str
+    mode: str
+    requests: int
+    rows: int
+    padding_rows: int
+    queue_us: float
+    compute_us: float
+    ended_s_ago: float
+
+
+class Pulse:
+    """What the models of one loop know of each other: how many have work, and whose gap spins."""
+
+    __slots__ = ("busy", "spinning")
+
+    def __init__(self) -> None:
+        self.busy = 0
+        self.spinning: Model | None = None
+
+
+def batch_policy(spec: ModelSpec, config: ModelConfig) -> BatchPolicy:
+    """The policy for a loaded model. Raises `ConfigurationError` where the settings cannot be honoured."""
+    batching = config.batching
+    if not spec.batched and (batching.max_batch_size or 1) > 1:
+        raise ConfigurationError(
+            f"model '{config.name}' cannot be batched: {spec.why_not_batched}; leave batching.max_batch_size out or set it to 1"
+        )
+    max_rows = (batching.max_batch_size or 32) if spec.batched else 1
+    for size in (*batching.preferred_batch_sizes, *batching.pad_batch_to):
+        if size > max_rows:
+            raise ConfigurationError(
+                f"model '{config.name}': batching names a size of {size} rows, over its max_batch_size of {max_rows}"
+            )
+    if batching.default_priority > batching.priority_levels:
+        raise ConfigurationError(
+            f"model '{config.name}': default_priority {batching.default_priority} is over priority_levels {batching.priority_levels}"
+        )
+    return BatchPolicy(
+        max_rows=max_rows,
+        preferred_rows=tuple(sorted(batching.preferred_batch_sizes)),
+        delay_s=batching.max_queue_delay_us * 1e-6,
+        max_wait_s=batching.max_queue_wait_s,
+        default_timeout_s=batching.default_timeout_s,
+        levels=batching.priority_levels,
+        slots=config.slots,
+    )
+
+
+class Model:
+    """One version of a model in memory, with its queue and slots; everything but the runs happens on the loop."""
+
+    def __init__(self, container: Container, config: ModelConfig, costs: Costs, pulse: Pulse) -> None:
+        self.name = config.name
+        self.version = config.version
+        self.spec = container.spec
+        self.config = config
+        self.statistics = ModelStatistics(config.name)
+        self._history: deque[tuple[float, str, bool, int, int, int, float, float]] = deque(maxlen=_HISTORY)
+        self._container = container
+        self._execute = container.execute
+        self._assembler = Assembler(container.spec)
+        self.batcher: Batcher[Invocation] = Batcher(batch_policy(container.spec, config), costs)
+        self._costs = costs
+        self._pulse = pulse
+        self._pads = tuple(sorted(config.batching.pad_batch_to))
+        self._inline_below_s = config.batching.inline_below_us * 1e-6
+        self._was_inline = False
+        self._since_probe = 0
+        self._since_learn = 0
+        self._slots: Slots | None = None
+        self._bulk: ThreadPoolExecutor | None = None
+        self._loop = asyncio.get_running_loop()
+        self._ticking = False
+        self._busy = False
+        self._running: set[Batch[Invocation]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        self._closing: Callable[[], None] | None = None
+        self.priority = config.batching.default_priority or (config.batching.priority_levels + 1) // 2
+
+    # ------------------------------------------------------------------ what callers do
+
+    def submit(self, item: Invocation) -> None:
+        """Queues a request. Raises `Overloaded`, `NotReady` or `InvalidInput`; otherwise its reply will be called."""
+        if self._closing is not None:
+            raise NotReady(f"model '{self.name}' is being unloaded")
+        if item.priority > self.batcher.policy.levels:
+            raise InvalidInput(
+                f"priority {item.priority} is over the {self.batcher.policy.levels} levels of model '{self.name}'"
+            )
+        wait = self.batcher.add(item, perf_counter())
+        if wait:
+            self.statistics.refused += 1
+            raise Overloaded(
+                f"model '{self.name}' has {self.batcher.queued} requests queued, a wait of about {wait:.2f} s; "
+                f"its bound is {self.batcher.policy.max_wait_s:g} s",
+                retry_after_s=wait,
+            )
+        if not self._ticking:
+            self._ticking = True
+            if not self._busy:
+                self._busy = True
+                self._pulse.busy += 1
+            self._loop.call_soon(self._tick)
+
+    def cancel(self, item: Invocation) -> None:
+        """The caller hung up: a queued request never runs, a running one is not answered."""
+        if item.state == QUEUED:
+            self.batcher.cancel(item)
+            self.statistics.cancelled += 1
+            item.columns = ()
+        elif item.state == RUNNING:
+            # Its rows stay in the batch, which may be under assembly on a slot thread; only its answer is dropped.
+            item.state = DONE
+            self.statistics.cancelled += 1
+
+    def priority_of(self, asked: int) -> int:
+        """The batcher's priority for a request's (0: the model's default)."""
+        return asked or self.priority
+
+    def close(self, done: Callable[[], None] | None = None) -> None:
+        """Ends the model once its queue and runs are empty, then calls `done`; new requests are refused."""
+        self._closing = done or (lambda: None)
+        if not self._busy:
+            self._end()
+
+    def records(self) -> list[BatchRecord]:
+        """The last batches, newest first."""
+        now = perf_counter()
+        return [
+            BatchRecord(
+                reason=reason,
+                mode="inline" if inline else "thread",
+                requests=requests,
+                rows=rows,
+                padding_rows=padding,
+                queue_us=round(queue * 1e6, 1),
+                compute_us=round(seconds * 1e6, 1),
+                ended_s_ago=round(now - ended, 6),
+            )
+            for ended, reason, inline, requests, rows, padding, queue, seconds in reversed(self._history)
+        ]
+
+    @property
+    def busy(self) -> bool:
+        """Requests are queued or running."""
+        return self._busy
+
+    # ------------------------------------------------------------------ the loop around the batcher
+
+    def _tick(self) -> None:
+        self._ticking = False
+        batcher = self.batcher
+        pulse = self._pulse
+        while True:
+            now = perf_counter()
+            # A gap spins only while nobody else on this loop has anything to do.
+            patient = pulse.busy <= 1 and (pulse.spinning is None or pulse.spinning is self)
+            batch = batcher.poll(now, patient)
+            if batch is None:
+                break
+            self._start(batch, now)
+        if batcher.in_gap:
+            pulse.spinning = self
+            self._ticking = True
+            self._loop.call_soon(self._tick)
+            return
+        if pulse.spinning is self:
+            pulse.spinning = None
+        if batcher.queued or self._running:
+            self._arm(now)
+        elif self._busy:
+            self._busy = False
+            pulse.busy -= 1
+            if self._closing is not None:
+                self._end()
+
+    def _start(self, batch: Batch[Invocation], now: float) -> None:
+        for size in self._pads:
+            if size >= batch.rows:
+                batch.run_rows = size
+                break
+        if self._goes_inline(batch.run_rows):
+            batch.inline = True
+            outputs, error = self._run(batch)
+            self._finish(batch, outputs, error)
+            return
+        if self._slots is None:
+            self._slots = Slots(self.name, self.config.slots)
+        batch.deadline = min(item.deadline for item in batch.items)
+        self._running.add(batch)
+        self._slots.put(partial(self._run_on_slot, batch))
+
+    def _goes_inline(self, rows: int) -> bool:
+        predicted = self._costs.predict(rows)
+        limit = self._inline_below_s
+        if not predicted or not limit:
+            return False
+        inline = predicted < limit * (_INLINE_KEEP if self._was_inline else 1.0)
+        if not inline and predicted < limit * _INLINE_PROBE:
+            # Measured on a thread, a short run also holds the wait for the GIL: look again on the loop now and then.
+            self._since_probe += 1
+            if self._since_probe >= _PROBE_EVERY:
+                self._since_probe = 0
+                inline = True
+        self._was_inline = inline
+        return inline
+
+    def _run(self, batch: Batch[Invocation]) -> tuple[Sequence[Array], ServingError | None]:
+        try:
+            inputs = self._assembler.join(batch)
+            started = perf_counter()
+            outputs = self._execute(inputs)
+            batch.seconds = perf_counter() - started
+            self._assembler.check(outputs, batch.run_rows)
+        except ServingError as error:
+            return (), error
+        except Exception as error:
+            log.exception("model %s failed", self.name)
+            failure = ModelFailure(f"model '{self.name}' failed: {type(error).__name__}")
+            failure.__cause__ = error
+            return (), failure
+        return outputs, None
+
+    def _run_on_slot(self, batch: Batch[Invocation]) -> None:
+        outputs, error = self._run(batch)
+        try:
+            self._loop.call_soon_threadsafe(self._finish_on_loop, batch, outputs, error)
+        except RuntimeError:
+            log.debug("the loop closed before a batch of %s ended", self.name)
+
+    def _finish_on_loop(
+        self, batch: Batch[Invocation], outputs: Sequence[Array], error: ServingError | None
+    ) -> None:
+        self._running.discard(batch)
+        self._finish(batch, outputs, error)
+        if not self._ticking:
+            self._tick()
+
+    def _finish(self, batch: Batch[Invocation], outputs: Sequence[Array], error: ServingError | None) -> None:
+        ended = perf_counter()
+        seconds = batch.seconds
+        if batch.inline and seconds:
+            self._since_learn += 1
+            if self._since_learn >= _LEARN_EVERY:
+                self._since_learn = 0
+                self._costs.learn(batch.run_rows, seconds)
+        self.batcher.finished(batch, ended)
+        statistics = self.statistics
+        statistics.compute.observe(seconds)
+        statistics.batch_rows.observe(batch.rows)
+        statistics.padding_rows += batch.run_rows - batch.rows
+        key = (batch.reason, "inline" if batch.inline else "thread")
+        statistics.reasons[key] = statistics.reasons.get(key, 0) + 1
+        if error is None:
+            self._answer(batch, outputs, ended)
+        else:
+            for item in batch.items:
+                if item.state == RUNNING:
+                    item.state = DONE
+                    item.route.failed(item, error)
+        padding = batch.run_rows - batch.rows
+        waited = batch.formed - batch.oldest
+        self._history.append(
+            (ended, batch.reason, batch.inline, len(batch.items), batch.rows, padding, waited, seconds)
+        )
+
+    def _answer(self, batch: Batch[Invocation], outputs: Sequence[Array], ended: float) -> None:
+        row_bytes = sum(output.nbytes for output in outputs) // batch.run_rows
+        only = outputs[0] if len(outputs) == 1 else None
+        batched = self._assembler.batched
+        formed = batch.formed
+        low = 0
+        for item in batch.items:
+            high = low + item.rows
+            if item.state == RUNNING:
+                item.state = DONE
+                if not batched:
+                    mine: Sequence[Array] = outputs
+                elif only is not None:
+                    mine = (only[low:high],)
+                else:
+                    mine = [output[low:high] for output in outputs]
+                if item.head.timing:
+                    item.timings = (formed - item.enqueued, batch.rows, batch.seconds)
+                if row_bytes * item.rows > BULK_BYTES:
+                    self._encode_on_thread(item, mine, formed, ended)
+                else:
+                    item.route.answer(item, mine, formed, ended)
+            low = high
+
+    # ------------------------------------------------------------------ bulk work off the loop
+
+    def on_thread(self, work: Callable[[], Any], then: Callable[[Any, BaseException | None], None]) -> None:
+        """Runs `work` on a thread and calls `then(result, error)` on the loop."""
+        if self._bulk is None:
+            self._bulk = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-bulk")
+        loop = self._loop
+
+        def run() -> None:
+            try:
+                result, error = work(), None
+            except BaseException as failure:  # noqa: BLE001 - handed to the loop, whatever it is
+                result, error = None, failure
+            loop.call_soon_threadsafe(then, result, error)
+
+        self._bulk.submit(run)
+
+    def _encode_on_thread(self, item: Invocation, outputs: Sequence[Array], formed: float, ended: float) -> None:
+        encode = item.route.encode
+        asked = item.asked
+
+        def then(encoded: Any, error: BaseException | None) -> None:
+            if error is None:
+                item.route.send(item, encoded, formed, ended)
+            elif isinstance(error, ServingError):
+                item.route.failed(item, error)
+            else:
+                log.error("an answer of %s could not be encoded", self.name, exc_info=error)
+                item.route.failed(item, InternalError())
+
+        self.on_thread(lambda: encode(outputs, asked), then)
+
+    # ------------------------------------------------------------------ deadlines and the end
+
+    def _arm(self, now: float) -> None:
+        """Sets the timer to the next moment at which something is due: a queue delay or a deadline."""
+        batcher = self.batcher
+        due = min(
+            (batch.deadline for batch in self._running),
+            default=math.inf,
+        )
+        for moment in (batcher.wake_at, batcher.next_deadline()):
+            if moment is not None and moment < due:
+                due = moment
+        if due is math.inf or (self._timer is not None and self._timer_due <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self._loop.call_later(max(due - now, 0.0), self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        now = perf_counter()
+        late = self.batcher.expire(now)
+        for item in late:
+            item.columns = ()
+        for batch in self._running:
+            if batch.deadline <= now:
+                waiting = [item for item in batch.items if item.state == RUNNING]
+                expired = [item for item in waiting if item.deadline <= now]
+                for item in expired:
+                    item.state = DONE
+                late += expired
+                batch.deadline = min((item.deadline for item in waiting if item.state == RUNNING), default=math.inf)
+        for item in late:
+            self.statistics.expired += 1
+            item.route.failed(
+                item,
+                DeadlineExceeded(
+                    f"the deadline of {item.deadline - item.arrived:.3f} s passed before model '{self.name}' answered"
+                ),
+            )
+        if not self._ticking:
+            self._tick()
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._slots is not None:
+            self._slots.close()
+        if self._bulk is not None:
+            self._bulk.shutdown(wait=False)
+        self._container.close()
+        done, self._closing = self._closing, (lambda: None)
+        if done is not None:
+            done()

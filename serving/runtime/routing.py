@@ -1,0 +1,144 @@
+"""The routing snapshot: names to endpoints to models, and the routes that requests take through it.
+
+A snapshot is immutable and swapped whole. A `Route` is everything about a request that its head decides (endpoint,
+model, decoder, encoder, deadline), worked out once for each distinct head and kept with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from serving.codecs import registry
+from serving.codecs.base import Decode, Encode, Encoded
+from serving.codecs.plan import InputPlan
+from serving.contract import Array
+from serving.errors import BadRequest, InternalError, ServingError, UnknownName
+from serving.runtime.invocation import Face, Head, Invocation
+from serving.runtime.model import Model
+from serving.runtime.statistics import VariantStatistics
+
+log = logging.getLogger("serving.routing")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Endpoint:
+    """What is served under one name: a production variant and its model."""
+
+    name: str
+    variant: str
+    model: Model
+    plan: InputPlan
+    statistics: VariantStatistics
+
+
+class Route:
+    """One head's way: decode, run, encode, count."""
+
+    __slots__ = ("decode", "encode", "endpoint", "model", "model_priority", "snapshot", "statistics", "timeout_s")
+
+    def __init__(
+        self, snapshot: Snapshot, endpoint: Endpoint, decode: Decode, encode: Encode, timeout_s: float, priority: int
+    ) -> None:
+        self.snapshot = snapshot
+        self.endpoint = endpoint
+        self.model = endpoint.model
+        self.statistics = endpoint.statistics
+        self.decode = decode
+        self.encode = encode
+        self.timeout_s = timeout_s
+        self.model_priority = priority
+
+    def answer(self, item: Invocation, outputs: Sequence[Array], formed: float, ended: float) -> None:
+        """Encodes one caller's rows and sends them; `formed` and `ended` are when its batch began and ended."""
+        try:
+            encoded = self.encode(outputs, item.asked)
+        except ServingError as error:
+            self.failed(item, error)
+            return
+        except Exception:
+            log.exception("an answer of %s could not be encoded", self.model.name)
+            self.failed(item, InternalError())
+            return
+        self.send(item, encoded, formed, ended)
+
+    def send(self, item: Invocation, encoded: Encoded, formed: float, ended: float) -> None:
+        """Sends an encoded answer and counts it."""
+        item.reply.answer(item, encoded[0], encoded[1])
+        statistics = self.statistics
+        statistics.invocations += 1
+        enqueued = item.enqueued
+        # The four observations are written out: a call each would cost as much as the counting.
+        elapsed = perf_counter() - item.arrived
+        in_model = ended - enqueued
+        statistics.latency.observe(elapsed)
+        statistics.model_latency.observe(in_model)
+        statistics.overhead_latency.observe(elapsed - in_model)
+        statistics.queue.observe(formed - enqueued)
+
+    def failed(self, item: Invocation, error: ServingError) -> None:
+        """Sends an error and counts it."""
+        self.statistics.failed(error)
+        item.reply.fail(item.head, error)
+
+
+class Snapshot:
+    """All endpoints at one version of the wiring."""
+
+    def __init__(
+        self, version: int, endpoints: Mapping[str, Endpoint], default: str | None, account_id: str = "123456789012"
+    ) -> None:
+        self.version = version
+        self.endpoints = dict(endpoints)
+        self.default = default
+        self.account_id = account_id
+
+    def find(self, head: Head) -> Endpoint:
+        """The endpoint that a head names. Raises `UnknownName` or `BadRequest` in the words of its face."""
+        name = head.name
+        if name is None:
+            if self.default is None:
+                raise UnknownName(self._no_default())
+            return self.endpoints[self.default]
+        endpoint = self.endpoints.get(name)
+        if endpoint is None:
+            if head.face is Face.OPEN_INFERENCE:
+                raise UnknownName(f"Request for unknown model: '{name}' is not found")
+            raise UnknownName(f"Endpoint {name} of account {self.account_id} not found.")
+        if head.version is not None and head.version != endpoint.model.version:
+            raise UnknownName(
+                f"Request for unknown model: '{name}' version {head.version} is not found; it serves version {endpoint.model.version}"
+            )
+        return endpoint
+
+    def route(self, head: Head) -> Route:
+        """Works a head's route out. Raises the error to answer with where it has none."""
+        endpoint = self.find(head)
+        if head.target_model is not None:
+            raise BadRequest(
+                f"Endpoint {endpoint.name} is not a multi-model endpoint and does not support target model header."
+            )
+        if head.target_container is not None:
+            raise BadRequest(
+                f"Endpoint {endpoint.name} is not a multi-container endpoint in direct mode and does not support target container hostname header."
+            )
+        if head.target_variant is not None and head.target_variant != endpoint.variant:
+            raise BadRequest(
+                f"Variant {head.target_variant} of endpoint {endpoint.name} not found; it has {endpoint.variant}"
+            )
+        model = endpoint.model
+        is_v2 = head.face is Face.OPEN_INFERENCE
+        decode = registry.decoder(endpoint.plan, head.content_type or "", head.json_length, face_v2=is_v2)
+        encode = registry.encoder(model.spec, model.name, model.version, head.accept, face_v2=is_v2)
+        timeout_s = model.config.batching.default_timeout_s
+        if head.timeout_s is not None:
+            timeout_s = min(timeout_s, head.timeout_s)
+        return Route(self, endpoint, decode, encode, timeout_s, model.priority_of(head.priority))
+
+    def _no_default(self) -> str:
+        if not self.endpoints:
+            return "no model is served; start the server with --model PATH or --model-repository DIR"
+        names = ", ".join(sorted(self.endpoints))
+        return f"several models are served and none is the default; name one ({names}) as /endpoints/NAME/invocations, or start with --default-model"

@@ -1,0 +1,104 @@
+"""Accumulator samples of all workers to Prometheus text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+from serving.telemetry.accumulators import HistogramValue, Sample
+
+HELP: Final = {
+    "sagemaker_invocations": "Requests sent to the endpoint's variant (SageMaker: Invocations).",
+    "sagemaker_invocation_4xx_errors": "Invocations that ended in a 4xx of the container (SageMaker: Invocation4XXErrors).",
+    "sagemaker_invocation_5xx_errors": "Invocations that ended in a 5xx of the container (SageMaker: Invocation5XXErrors).",
+    "sagemaker_invocation_model_errors": "Invocations without a 2xx of the model (SageMaker: InvocationModelErrors).",
+    "sagemaker_model_latency_seconds": "Time in the queue and the model (SageMaker: ModelLatency).",
+    "sagemaker_overhead_latency_seconds": "Time spent beside the model: decoding, encoding (SageMaker: OverheadLatency).",
+    "serving_request_seconds": "Time from the request's last byte to its answer.",
+    "serving_phase_seconds": "Time of one phase of a request.",
+    "serving_batch_compute_seconds": "Time of one run of the model.",
+    "serving_batch_rows": "Rows of callers in a batch, padding left out.",
+    "serving_batches": "Batches by why they started then, and where they ran.",
+    "serving_batch_padding_rows": "Rows added to batches to reach a configured size.",
+    "serving_queue_refused": "Requests refused because their predicted wait was too long.",
+    "serving_queue_expired": "Requests whose deadline passed before their answer.",
+    "serving_queue_cancelled": "Requests whose caller hung up before the answer.",
+    "serving_queue_requests": "Requests queued now.",
+    "serving_connections": "Open connections.",
+    "serving_in_flight_bytes": "Bytes of request bodies held now.",
+    "serving_unrouted_errors": "Requests that failed before an endpoint was found for them.",
+    "serving_http_requests": "Requests read, of all paths.",
+    "serving_worker_starts": "Workers started since the server began.",
+    "serving_endpoint_in_service": "1 when every worker serves the endpoint.",
+}
+
+
+def merge(groups: Iterable[Iterable[Sample]]) -> list[Sample]:
+    """Samples of several processes added up by name and labels; histograms bucket by bucket."""
+    merged: dict[tuple[str, tuple[tuple[str, str], ...]], Sample] = {}
+    for sample in (sample for group in groups for sample in group):
+        key = (sample.name, sample.labels)
+        known = merged.get(key)
+        merged[key] = sample if known is None else Sample(sample.name, sample.kind, sample.labels, _add(known, sample))
+    return list(merged.values())
+
+
+def text(samples: Iterable[Sample]) -> bytes:
+    """Prometheus text format 0.0.4."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Samples(list(samples)))
+    return generate_latest(registry)
+
+
+class _Samples:
+    """A prometheus_client collector over fixed samples."""
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self._samples = samples
+
+    def collect(self) -> Iterator[Metric]:
+        by_name: dict[str, list[Sample]] = {}
+        for sample in self._samples:
+            by_name.setdefault(sample.name, []).append(sample)
+        for name, samples in sorted(by_name.items()):
+            yield _family(name, samples)
+
+
+def _family(name: str, samples: list[Sample]) -> Metric:
+    first = samples[0]
+    label_names = [label for label, _ in first.labels]
+    text = HELP.get(name, name)
+    if first.kind == "histogram":
+        histograms = HistogramMetricFamily(name, text, labels=label_names)
+        for sample in samples:
+            value = sample.value
+            assert isinstance(value, HistogramValue)
+            histograms.add_metric([label for _, label in sample.labels], _buckets(value), value.total)
+        return histograms
+    simple = (CounterMetricFamily if first.kind == "counter" else GaugeMetricFamily)(name, text, labels=label_names)
+    for sample in samples:
+        assert not isinstance(sample.value, HistogramValue)
+        simple.add_metric([label for _, label in sample.labels], sample.value)
+    return simple
+
+
+def _buckets(value: HistogramValue) -> list[tuple[str, float]]:
+    buckets: list[tuple[str, float]] = []
+    running = 0
+    for bound, count in zip((*value.bounds, float("inf")), value.counts, strict=True):
+        running += count
+        buckets.append((floatToGoString(bound), running))
+    return buckets
+
+
+def _add(one: Sample, other: Sample) -> float | HistogramValue:
+    a, b = one.value, other.value
+    if isinstance(a, HistogramValue) and isinstance(b, HistogramValue):
+        return HistogramValue(a.bounds, [x + y for x, y in zip(a.counts, b.counts, strict=True)], a.total + b.total)
+    assert not isinstance(a, HistogramValue)
+    assert not isinstance(b, HistogramValue)
+    return a + b

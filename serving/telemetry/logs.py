@@ -1,0 +1,51 @@
+"""Logs: one line a record, for people or as JSON. No record holds a body or a signature."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+import orjson
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one JSON object: time (RFC 3339, UTC), level, logger, process, message, and the traceback if any."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields: dict[str, Any] = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "process": self._process,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(fields).decode()
+
+
+class HumanFormatter(logging.Formatter):
+    """A record as a line that a person reads."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(f"%(asctime)s {process:<11} %(levelname)-7s %(message)s", "%H:%M:%S")
+
+
+def configure(process: str, form: str, level: str) -> None:
+    """Sets up logging of this process on standard error; `form` is `human` or `json`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(process) if form == "json" else HumanFormatter(process))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_LEVELS[level])
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
