@@ -62,8 +62,11 @@ class Container(Protocol):
 class ContainerKind(Protocol):
     """How a kind of model is recognised and loaded: what the entry-point group `serving.containers` names."""
 
-    def artifact(self, directory: Path) -> Path | None:
-        """The file in `directory` that this kind would load, or None when there is none."""
+    def artifact(self, path: Path) -> Path | None:
+        """The file that this kind would load: `path` itself, or one in the directory `path`; None when there is none.
+
+        Raises `ArtifactError` where it cannot be told which.
+        """
 
     def load(self, artifact: Path, config: ModelConfig) -> Container:
         """Loads and proves a model. Raises `ArtifactError`, `ConfigurationError` or `MissingExtra`."""
@@ -106,9 +109,15 @@ class OnnxConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the operator says of one input or output: names of its columns (`features`) or of its values (`labels`)."""
+    """What the operator says of one input or output: names of its columns (`features`) or of its values (`labels`).
+
+    `datatype` and `shape` (with the batch dimension; None: not said) must fit the model; a dimension that varies in the
+    model may be fixed here.
+    """
 
     name: str
+    datatype: str = ""
+    shape: tuple[int, ...] | None = None
     features: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
 

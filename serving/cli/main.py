@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import ClassVar
 
 import click
 
@@ -13,7 +14,7 @@ from serving.errors import ServingError
 class Commands(click.Group):
     """Subcommands, imported only when called: `serving up` needs none of the others' libraries."""
 
-    _modules = {"up": "up", "invoke": "invoke", "samples": "samples", "check": "check"}
+    _modules: ClassVar = {"up": "up", "invoke": "invoke", "samples": "samples", "check": "check"}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, in the order of help."""

@@ -94,13 +94,13 @@ ToSupervisor: TypeAlias = Wired | Collected | Ask
 
 
 class Channel:
-    """One end of the channel; `expects` is the union of messages that the other end sends."""
+    """One end of the channel; `expects` is the union of messages that the other end sends. Paths travel as text."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, expects: Any) -> None:
         self._reader = reader
         self._writer = writer
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(expects)
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=str)
+        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(expects, dec_hook=_decode)
 
     def send(self, message: ToWorker | ToSupervisor) -> None:
         """Queues a message; lost when the other end is gone, which its reader notices."""
@@ -121,3 +121,7 @@ class Channel:
     def close(self) -> None:
         """Closes this end."""
         self._writer.close()
+
+
+def _decode(wanted: type, value: Any) -> Any:
+    return wanted(value)

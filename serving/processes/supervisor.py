@@ -81,8 +81,8 @@ class Supervisor:
         """Serves until told to stop. Raises `ConfigurationError` when the first workers cannot serve."""
         loop = asyncio.get_running_loop()
         self._sockets = listen(self._settings)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stop)
         try:
             for number in range(self._settings.workers):
                 self._spawn(self._keep(number))
@@ -319,5 +319,3 @@ def _how(code: int) -> str:
         with contextlib.suppress(ValueError):
             return f"signal {signal.Signals(-code).name}"
     return f"exit code {code}"
-
-

@@ -30,9 +30,8 @@ class Assembler:
         signature: Any = batch.signature
         padding = batch.run_rows - batch.rows
         arrays: list[Array] = []
-        for position, (dtype, tail, is_bytes) in enumerate(self._inputs):
-            if signature is not None:
-                tail = signature[position]
+        for position, (dtype, fixed, is_bytes) in enumerate(self._inputs):
+            tail = fixed if signature is None else signature[position]
             shape = (batch.run_rows, *tail) if self.batched else tail
             if is_bytes:
                 arrays.append(_objects([item.columns[position] for item in items], shape))

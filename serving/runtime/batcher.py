@@ -68,10 +68,21 @@ class Batch(Generic[I]):
     `reason`: `idle` (a slot was free when they came), `full` (the batch reached its largest size), `backlog` (they
     queued while the slot was busy), `returned` (the callers just answered are back), `gap` (the gap ended without
     them), `delay` (the queue delay ended), `preferred` (a preferred size was reached), `oversize` (one request larger
-    than a batch).
+    than a batch), `isolated` (a batch failed and its requests run again in halves, to find the guilty one).
     """
 
-    __slots__ = ("deadline", "formed", "inline", "items", "oldest", "reason", "rows", "run_rows", "seconds", "signature")
+    __slots__ = (
+        "deadline",
+        "formed",
+        "inline",
+        "items",
+        "oldest",
+        "reason",
+        "rows",
+        "run_rows",
+        "seconds",
+        "signature",
+    )
 
     def __init__(self, items: list[I], rows: int, reason: str, formed: float, oldest: float) -> None:
         self.items = items
@@ -217,7 +228,9 @@ class Batcher(Generic[I]):
             policy = self.policy
             if self.queued_rows >= self._gap_rows:
                 reason = "returned"
-            elif not patient or now - self._gap_heard > policy.gap_idle_s or now - self._gap_opened > policy.gap_limit_s:
+            elif (
+                not patient or now - self._gap_heard > policy.gap_idle_s or now - self._gap_opened > policy.gap_limit_s
+            ):
                 reason = "gap"
             else:
                 self.in_gap = True
@@ -230,8 +243,7 @@ class Batcher(Generic[I]):
         if batch is not None:
             self.free -= 1
             end = now + self.costs.predict(batch.rows)
-            if end > self._busy_until:
-                self._busy_until = end
+            self._busy_until = max(self._busy_until, end)
         return batch
 
     def finished(self, batch: Batch[I], now: float) -> None:
@@ -261,7 +273,7 @@ class Batcher(Generic[I]):
     def predicted_wait(self, now: float) -> float:
         """Seconds until a request that came now would start, were the queue to run at the best batch size known."""
         busy = self._busy_until - now
-        return (busy if busy > 0.0 else 0.0) + self.queued_rows * self.costs.row_s / self.policy.slots
+        return (max(0.0, busy)) + self.queued_rows * self.costs.row_s / self.policy.slots
 
     # ------------------------------------------------------------------ inside
 

@@ -32,8 +32,7 @@ class Costs:
             self._rows[bucket] = rows
             self._known.append(bucket)
         else:
-            if seconds > known * _CLIP:
-                seconds = known * _CLIP
+            seconds = min(seconds, known * _CLIP)
             self._seconds[bucket] = known + (seconds - known) * _WEIGHT
             self._rows[bucket] += (rows - self._rows[bucket]) * _WEIGHT
         per_row = self._seconds[bucket] / self._rows[bucket]

@@ -54,9 +54,7 @@ class DataPlane:
                 deadline = min(deadline, arrived + asked.timeout_us * 1e-6)
             if asked.priority:
                 priority = asked.priority
-        invocation = Invocation(
-            head, reply, route, rows, columns, signature, asked, arrived, deadline, priority
-        )
+        invocation = Invocation(head, reply, route, rows, columns, signature, asked, arrived, deadline, priority)
         reply.invocation = invocation
         route.model.submit(invocation)
 

@@ -24,13 +24,15 @@ class Face(Enum):
 class Head:
     """What a request says before its body, in the words of every face.
 
-    `name` is the endpoint or model, None for the container contract. `length` is the body's bytes. A head may be kept
+    `name` is the endpoint or model, None for the container contract. `coding` is the content coding that its caller
+    takes for a large answer. `length` is the body's bytes. A head may be kept
     and used for each later request that repeats it to the byte, so `route` remembers the last routing of it.
     """
 
     __slots__ = (
         "accept",
         "attributes",
+        "coding",
         "content_type",
         "face",
         "inference_id",
@@ -54,6 +56,7 @@ class Head:
         self.version: str | None = None
         self.content_type: str | None = None
         self.accept: str | None = None
+        self.coding: str | None = None
         self.json_length: int | None = None
         self.timeout_s: float | None = None
         self.priority = 0

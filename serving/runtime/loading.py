@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from importlib.metadata import entry_points
 from pathlib import Path
 from time import perf_counter
-from typing import cast
 
 import numpy as np
 
-from serving.contract import Array, Container, ContainerKind, ModelConfig
+from serving.contract import Array, Container, ModelConfig
 from serving.datatypes import BYTES, NUMPY
 from serving.errors import ConfigurationError, ServingError
+from serving.objects.kinds import kind
 from serving.runtime.costs import Costs
 from serving.runtime.model import batch_policy
 
@@ -23,26 +22,18 @@ _WARMUP_S = 0.4
 _RUNS = 3
 
 
-def container_kind(name: str) -> ContainerKind:
-    """The container kind of that name among those installed. Raises `ConfigurationError`."""
-    found = {entry.name: entry for entry in entry_points(group="serving.containers")}
-    if name not in found:
-        raise ConfigurationError(f"there is no container kind '{name}'; installed are: {', '.join(sorted(found)) or 'none'}")
-    return cast("ContainerKind", found[name].load()())
-
-
-def load(kind: str, artifact: Path, config: ModelConfig) -> tuple[Container, Costs]:
+def load(container: str, artifact: Path, config: ModelConfig) -> tuple[Container, Costs]:
     """A loaded, proved and warmed-up container with what its batches cost. Blocks; runs on a thread."""
-    container = container_kind(kind).load(artifact, config)
+    loaded = kind(container).load(artifact, config)
     costs = Costs()
     try:
-        policy = batch_policy(container.spec, config)
+        policy = batch_policy(loaded.spec, config)
     except ConfigurationError:
-        container.close()
+        loaded.close()
         raise
     if config.warmup:
-        warm_up(container, costs, policy.max_rows)
-    return container, costs
+        warm_up(loaded, costs, policy.max_rows)
+    return loaded, costs
 
 
 def warm_up(container: Container, costs: Costs, max_rows: int) -> None:

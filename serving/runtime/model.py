@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -55,6 +55,14 @@ class BatchRecord(msgspec.Struct, frozen=True):
     queue_us: float
     compute_us: float
     ended_s_ago: float
+
+
+class Outcome(NamedTuple):
+    """How one run ended: its batch, and the outputs or the error."""
+
+    batch: Batch[Invocation]
+    outputs: Sequence[Array]
+    error: ServingError | None
 
 
 class Pulse:
@@ -104,7 +112,7 @@ class Model:
         self.spec = container.spec
         self.config = config
         self.statistics = ModelStatistics(config.name)
-        self._history: deque[tuple[float, str, bool, int, int, int, float, float]] = deque(maxlen=_HISTORY)
+        self._history: deque[tuple[float, str, str, int, int, int, float, float]] = deque(maxlen=_HISTORY)
         self._container = container
         self._execute = container.execute
         self._assembler = Assembler(container.spec)
@@ -179,7 +187,7 @@ class Model:
         return [
             BatchRecord(
                 reason=reason,
-                mode="inline" if inline else "thread",
+                mode=mode,
                 requests=requests,
                 rows=rows,
                 padding_rows=padding,
@@ -187,7 +195,7 @@ class Model:
                 compute_us=round(seconds * 1e6, 1),
                 ended_s_ago=round(now - ended, 6),
             )
-            for ended, reason, inline, requests, rows, padding, queue, seconds in reversed(self._history)
+            for ended, reason, mode, requests, rows, padding, queue, seconds in reversed(self._history)
         ]
 
     @property
@@ -231,8 +239,7 @@ class Model:
                 break
         if self._goes_inline(batch.run_rows):
             batch.inline = True
-            outputs, error = self._run(batch)
-            self._finish(batch, outputs, error)
+            self._finish(batch, self._run(batch))
             return
         if self._slots is None:
             self._slots = Slots(self.name, self.config.slots)
@@ -255,7 +262,20 @@ class Model:
         self._was_inline = inline
         return inline
 
-    def _run(self, batch: Batch[Invocation]) -> tuple[Sequence[Array], ServingError | None]:
+    def _run(self, batch: Batch[Invocation]) -> list[Outcome]:
+        """Runs a batch; when it fails, its requests run again in halves until only the guilty ones have failed."""
+        outcome = self._run_once(batch)
+        if outcome.error is None or len(batch.items) == 1:
+            return [outcome]
+        items = batch.items
+        middle = len(items) // 2
+        outcomes: list[Outcome] = []
+        for half in (items[:middle], items[middle:]):
+            rows = sum(item.rows for item in half)
+            outcomes += self._run(Batch(half, rows, "isolated", batch.formed, batch.oldest))
+        return outcomes
+
+    def _run_once(self, batch: Batch[Invocation]) -> Outcome:
         try:
             inputs = self._assembler.join(batch)
             started = perf_counter()
@@ -263,56 +283,57 @@ class Model:
             batch.seconds = perf_counter() - started
             self._assembler.check(outputs, batch.run_rows)
         except ServingError as error:
-            return (), error
+            return Outcome(batch, (), error)
         except Exception as error:
             log.exception("model %s failed", self.name)
             failure = ModelFailure(f"model '{self.name}' failed: {type(error).__name__}")
             failure.__cause__ = error
-            return (), failure
-        return outputs, None
+            return Outcome(batch, (), failure)
+        return Outcome(batch, outputs, None)
 
     def _run_on_slot(self, batch: Batch[Invocation]) -> None:
-        outputs, error = self._run(batch)
+        outcomes = self._run(batch)
         try:
-            self._loop.call_soon_threadsafe(self._finish_on_loop, batch, outputs, error)
+            self._loop.call_soon_threadsafe(self._finish_on_loop, batch, outcomes)
         except RuntimeError:
             log.debug("the loop closed before a batch of %s ended", self.name)
 
-    def _finish_on_loop(
-        self, batch: Batch[Invocation], outputs: Sequence[Array], error: ServingError | None
-    ) -> None:
+    def _finish_on_loop(self, batch: Batch[Invocation], outcomes: list[Outcome]) -> None:
         self._running.discard(batch)
-        self._finish(batch, outputs, error)
+        self._finish(batch, outcomes)
         if not self._ticking:
             self._tick()
 
-    def _finish(self, batch: Batch[Invocation], outputs: Sequence[Array], error: ServingError | None) -> None:
+    def _finish(self, batch: Batch[Invocation], outcomes: list[Outcome]) -> None:
         ended = perf_counter()
-        seconds = batch.seconds
-        if batch.inline and seconds:
+        if batch.inline and batch.seconds:
             self._since_learn += 1
             if self._since_learn >= _LEARN_EVERY:
                 self._since_learn = 0
-                self._costs.learn(batch.run_rows, seconds)
+                self._costs.learn(batch.run_rows, batch.seconds)
         self.batcher.finished(batch, ended)
+        mode = "inline" if batch.inline else "thread"
+        for outcome in outcomes:
+            self._record(outcome.batch, mode, ended)
+            if outcome.error is None:
+                self._answer(outcome.batch, outcome.outputs, ended)
+            else:
+                for item in outcome.batch.items:
+                    if item.state == RUNNING:
+                        item.state = DONE
+                        item.route.failed(item, outcome.error)
+
+    def _record(self, batch: Batch[Invocation], mode: str, ended: float) -> None:
         statistics = self.statistics
-        statistics.compute.observe(seconds)
-        statistics.batch_rows.observe(batch.rows)
-        statistics.padding_rows += batch.run_rows - batch.rows
-        key = (batch.reason, "inline" if batch.inline else "thread")
-        statistics.reasons[key] = statistics.reasons.get(key, 0) + 1
-        if error is None:
-            self._answer(batch, outputs, ended)
-        else:
-            for item in batch.items:
-                if item.state == RUNNING:
-                    item.state = DONE
-                    item.route.failed(item, error)
         padding = batch.run_rows - batch.rows
+        statistics.compute.observe(batch.seconds)
+        statistics.batch_rows.observe(batch.rows)
+        statistics.padding_rows += padding
+        key = (batch.reason, mode)
+        statistics.reasons[key] = statistics.reasons.get(key, 0) + 1
+        # Plain numbers: a kept batch would keep its callers' bodies and connections.
         waited = batch.formed - batch.oldest
-        self._history.append(
-            (ended, batch.reason, batch.inline, len(batch.items), batch.rows, padding, waited, seconds)
-        )
+        self._history.append((ended, batch.reason, mode, len(batch.items), batch.rows, padding, waited, batch.seconds))
 
     def _answer(self, batch: Batch[Invocation], outputs: Sequence[Array], ended: float) -> None:
         row_bytes = sum(output.nbytes for output in outputs) // batch.run_rows
@@ -349,7 +370,7 @@ class Model:
         def run() -> None:
             try:
                 result, error = work(), None
-            except BaseException as failure:  # noqa: BLE001 - handed to the loop, whatever it is
+            except BaseException as failure:
                 result, error = None, failure
             loop.call_soon_threadsafe(then, result, error)
 

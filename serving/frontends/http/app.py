@@ -26,9 +26,9 @@ from serving.errors import (
     Unavailable,
 )
 from serving.frontends.http import open_inference, page
+from serving.frontends.http.coding import COMPRESS_BYTES, Inflater, coding_fields, codings_of, compress
 from serving.frontends.http.faces import Faces
 from serving.frontends.http.head import face_of, hot_face, parse_head
-from serving.frontends.http.inflate import Inflater, codings_of
 from serving.frontends.http.lane import LaneState, server_timing
 from serving.runtime.invocation import Face, Head, Invocation
 
@@ -145,13 +145,17 @@ class HttpApp:
             fields += b"x-amzn-invoked-production-variant: %b\r\n" % invocation.route.endpoint.variant.encode()
         if invocation.timings is not None:
             fields += server_timing(*invocation.timings)
+        if head.coding is not None and len(content) >= COMPRESS_BYTES:
+            fields += coding_fields(head.coding)
+            content = await asyncio.to_thread(compress, head.coding, content)
         return _response(200, fields, content)
 
     async def _wait(self, request: Request, pending: Pending) -> None:
         """Waits for the answer or for the caller to leave, whichever is first."""
         left = asyncio.ensure_future(request.receive())
         try:
-            await asyncio.wait({left, pending.outcome}, return_when=asyncio.FIRST_COMPLETED)
+            waits: set[asyncio.Future[Any]] = {left, pending.outcome}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if not pending.outcome.done():
                 pending.hang_up()
                 raise ClientDisconnect
@@ -165,7 +169,7 @@ class HttpApp:
         inflater = Inflater(codings_of(request.headers.getlist("content-encoding")), limit)
         declared = request.headers.get("content-length")
         if declared is None and "transfer-encoding" not in request.headers and request.method == "POST":
-            raise LengthRequired()
+            raise LengthRequired
         received = 0
         held = 0
         try:
@@ -176,7 +180,9 @@ class HttpApp:
                 held += len(chunk)
                 lane.in_flight_bytes += len(chunk)
                 if lane.in_flight_bytes > lane.max_in_flight:
-                    raise Unavailable("the server holds as many bytes of requests as it may; try again", retry_after_s=1)
+                    raise Unavailable(
+                        "the server holds as many bytes of requests as it may; try again", retry_after_s=1
+                    )
                 await inflater.feed(chunk)
             return await inflater.finish()
         finally:
@@ -225,14 +231,15 @@ class HttpApp:
         return _response(rendered.status, fields, rendered.body)
 
     async def _unexpected(self, request: Request, error: Exception) -> Response:
-        return self._error(face_of(request.scope["raw_path"]), ServingError("the server failed; its log has the cause"), None)
+        return self._error(
+            face_of(request.scope["raw_path"]), ServingError("the server failed; its log has the cause"), None
+        )
 
 
 def _response(status: int, fields: bytes, body: bytes) -> Response:
     response = Response(body, status)
     raw: list[tuple[bytes, bytes]] = [
-        (name, value.strip())
-        for name, _, value in (line.partition(b":") for line in fields.split(b"\r\n") if line)
+        (name, value.strip()) for name, _, value in (line.partition(b":") for line in fields.split(b"\r\n") if line)
     ]
     response.raw_headers = [*raw, (b"content-length", str(len(body)).encode())]
     return response

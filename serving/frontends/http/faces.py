@@ -16,9 +16,7 @@ import orjson
 from serving.errors import ContainerFault, DeadlineExceeded, ServingError
 from serving.runtime.invocation import Face
 
-STATUS_LINES: Final = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
-}
+STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 JSON_FIELD: Final = b"content-type: application/json\r\n"
 _QUOTED_BYTES: Final = 1024
 

@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from serving.errors import BadRequest, Forbidden, ServingError, Unsupported
+from serving.frontends.http.coding import accepted
 from serving.runtime.invocation import Face, Head
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -114,6 +115,8 @@ def parse_head(face: Face, name: str | None, version: str | None, headers: Heade
             head.content_type = _media_type(key, value)
         elif key == b"accept":
             accepts.append(value)
+        elif key == b"accept-encoding":
+            head.coding = accepted(value)
         elif key == b"inference-header-content-length":
             if face is Face.OPEN_INFERENCE:
                 head.json_length = _number(key, value)

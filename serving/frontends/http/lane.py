@@ -32,11 +32,13 @@ from uvicorn.server import ServerState
 from serving.errors import (
     BadRequest,
     HeadersTooLarge,
+    InternalError,
     RequestTimeout,
     ServingError,
     TooLarge,
     Unavailable,
 )
+from serving.frontends.http.coding import COMPRESS_BYTES, coding_fields, compress
 from serving.frontends.http.faces import STATUS_LINES, Faces
 from serving.frontends.http.head import Guard, face_of, hot_face, parse_head, printable
 from serving.runtime.dataplane import DataPlane
@@ -95,8 +97,8 @@ class LaneState:
     def request_id(self) -> bytes:
         """A new request id in the form of a UUID, unique by a random prefix and a counter."""
         prefix = self._request_prefix
-        number = "%012x" % next(self._request_numbers)
-        return f"{prefix[:8]}-{prefix[8:12]}-{prefix[12:16]}-{prefix[16:20]}-{number}".encode()
+        number = next(self._request_numbers)
+        return f"{prefix[:8]}-{prefix[8:12]}-{prefix[12:16]}-{prefix[16:20]}-{number:012x}".encode()
 
     def remember(self, raw: bytes, head: Head) -> None:
         """Keeps a parsed head for the next request that repeats it to the byte."""
@@ -304,7 +306,8 @@ class Connection(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def _app_busy(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
 
     def _dispatch(self, head: Head, content: bytes | bytearray | ServingError) -> None:
         self._outstanding = head
@@ -375,6 +378,9 @@ class Connection(HttpToolsProtocol):
         lane = self.lane
         head = invocation.head
         length = len(body)
+        if length >= COMPRESS_BYTES and head.coding is not None and b"content-encoding" not in fields:
+            self._compress(head.coding, invocation, fields, body)
+            return
         end = _LENGTHS[length] if length < 4096 else b"content-length: %d\r\n\r\n" % length
         if head.face is Face.RUNTIME or head.timing or not head.keep_alive or lane.draining:
             fields += self._extra_fields(head, invocation)
@@ -383,6 +389,17 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.writelines((lane.ok + fields + end, body))
         self._next(head)
+
+    def _compress(self, coding: str, invocation: Invocation, fields: bytes, body: bytes) -> None:
+        """Answers once a thread has compressed the body."""
+
+        def then(compressed: bytes, error: BaseException | None) -> None:
+            if error is None:
+                self.answer(invocation, fields + coding_fields(coding), compressed)
+            else:
+                self.fail(invocation.head, InternalError())
+
+        invocation.route.model.on_thread(lambda: compress(coding, body), then)
 
     def fail(self, head: Head, error: ServingError) -> None:
         """Implements `Reply`."""
@@ -486,9 +503,7 @@ class Connection(HttpToolsProtocol):
         if not limit or self._age < limit:
             return
         if phase in ("head", "body"):
-            self._reject(
-                RequestTimeout(f"the {phase} of the request did not come within {self._age * SWEEP_S:g} s")
-            )
+            self._reject(RequestTimeout(f"the {phase} of the request did not come within {self._age * SWEEP_S:g} s"))
         elif phase in ("unread", "lingering"):
             self.transport.abort()
         else:

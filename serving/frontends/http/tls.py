@@ -53,7 +53,9 @@ class TlsContext:
     def _stamp(self) -> tuple[int, ...]:
         try:
             return tuple(
-                moment for path in (self._certificate, self._key) for moment in (path.stat().st_mtime_ns, path.stat().st_ino)
+                moment
+                for path in (self._certificate, self._key)
+                for moment in (path.stat().st_mtime_ns, path.stat().st_ino)
             )
         except OSError:
             return ()

@@ -1,6 +1,7 @@
-"""Request bodies in gzip or deflate, inflated within a limit: a bomb costs no more than its limit.
+"""Content codings: requests in gzip or deflate inflated within a limit, large answers compressed where asked.
 
-Source: RFC 9110, 8.4 (Content-Encoding); `deflate` is zlib's format (RFC 1950), and raw deflate, which some send, is read too.
+A bomb costs no more than the limit. Source: RFC 9110, 8.4 (Content-Encoding) and 12.5.3 (Accept-Encoding); `deflate` is
+zlib's format (RFC 1950), and raw deflate, which some send, is read too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from typing import Final
 from serving.errors import MalformedBody, TooLarge, UnsupportedMediaType
 
 _ON_LOOP_BYTES: Final = 64 * 1024
+
+COMPRESS_BYTES: Final = 4096
+"""Answers below this are never compressed: they fit a few packets, and compressing costs more than it saves."""
+
+_LEVEL: Final = 1
 
 
 def codings_of(values: Sequence[str]) -> tuple[str, ...]:
@@ -77,3 +83,28 @@ class Inflater:
                     raise MalformedBody(f"bytes follow the end of the {self._coding} body")
         except zlib.error as error:
             raise MalformedBody(f"the body is not {self._coding}: {error}") from error
+
+
+def accepted(value: bytes) -> str | None:
+    """The coding to answer in for an Accept-Encoding header: gzip, deflate or None (identity)."""
+    weights: dict[str, float] = {}
+    for part in value.decode("latin-1").lower().split(","):
+        coding, _, parameter = part.strip().partition(";")
+        weight = parameter.strip().removeprefix("q=").strip() or "1"
+        try:
+            weights[coding.strip()] = float(weight)
+        except ValueError:
+            continue
+    chosen = max(("gzip", "deflate"), key=lambda coding: weights.get(coding, 0.0))
+    return chosen if weights.get(chosen, 0.0) > 0.0 else None
+
+
+def compress(coding: str, body: bytes) -> bytes:
+    """The body in gzip or deflate."""
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS if coding == "gzip" else zlib.MAX_WBITS)
+    return packer.compress(body) + packer.flush()
+
+
+def coding_fields(coding: str) -> bytes:
+    """The header lines of an answer in that coding."""
+    return b"content-encoding: %b\r\nvary: accept-encoding\r\n" % coding.encode()

@@ -1,0 +1,73 @@
+# What a person does with this project; `make` alone prints the list.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+HOST ?= 127.0.0.1
+PORT ?= 8080
+ARGS ?=
+
+BIN := .venv/bin
+SERVE := .venv/.installed-serve
+TEST := .venv/.installed-test
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --build-deps-for=editable \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra onnx --extra triton --extra samples
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install serve test lint format types bench overload soak fuzz lock clean
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+install: $(SERVE) ## make .venv with the serving command
+
+serve: $(SERVE) ## sample models and a server on 127.0.0.1:8080, with calls to paste (PORT=, HOST=, ARGS=)
+	@$(BIN)/serving samples .samples --url http://$(HOST):$(PORT)
+	@exec $(BIN)/serving up --host $(HOST) --port $(PORT) --state-dir .state --model-repository .samples $(ARGS)
+
+test: lint ## environment, lint, types and tests (ARGS= goes to pytest)
+	$(BIN)/pytest $(ARGS)
+
+lint: $(TEST) types ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(TEST)
+	$(BIN)/mypy
+
+format: $(TEST) ## let ruff fix and format what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(TEST) ## the benchmark table, peers included (ARGS=--help tells more)
+	$(BIN)/python -m loadtests.bench $(ARGS)
+
+overload: $(TEST) ## ten minutes of open-loop load above capacity, and a worker killed under load
+	$(BIN)/python -m loadtests.overload $(ARGS)
+
+soak: $(TEST) ## long runs of the batcher's properties
+	$(BIN)/python -m loadtests.soak $(ARGS)
+
+fuzz: $(TEST) ## hostile bytes for the codecs and the parser
+	$(BIN)/python -m loadtests.fuzz $(ARGS)
+
+lock: | $(BIN)/python ## renew both lock files from pyproject.toml, keeping pins that still fit (ARGS=--upgrade renews them)
+	$(BIN)/pip install --quiet pip-tools
+	$(COMPILE) $(ARGS) --output-file requirements.lock pyproject.toml
+	$(COMPILE) $(ARGS) --extra test --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+
+clean: ## remove everything that make made
+	rm -rf .venv .samples .state .bench .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+
+$(BIN)/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; PYTHON=/path/to/python3 names another." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' || { echo "Python has no venv module: install python3-venv." >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+
+$(SERVE): requirements.lock pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(TEST): requirements-dev.lock $(SERVE)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@

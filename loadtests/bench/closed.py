@@ -1,0 +1,87 @@
+"""The closed-loop cases: fraud-mlp beside the floor, encoder beside the no-server limit, and the peers on both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from loadtests.bench import servers
+from loadtests.bench.cases import ENCODER_CONNECTIONS, ENCODER_RUNS, FRAUD_CONNECTIONS
+from loadtests.bench.compare import cpu_ratio, rate_ratio
+from loadtests.bench.context import Context
+from loadtests.bench.load import Load, LoadFailed, Target
+from loadtests.bench.models import ENCODER, FRAUD, BenchModel
+from loadtests.bench.peers.environments import PEERS, CannotInstall, Peer, environment
+from loadtests.bench.protocols import INVOCATIONS, WrongAnswer
+from loadtests.bench.report import Row, row
+from loadtests.bench.servers import OUR_PROTOCOLS, CannotStart, Server
+from loadtests.bench.stats import mean, ratio
+
+WATCHED_BATCHES = (1, 16, 32)
+
+
+def fraud(context: Context, connections: int) -> None:
+    """Each protocol of this server and the floor, interleaved."""
+    case = f"fraud-mlp/c{connections}"
+    sample = context.sample(FRAUD)
+    with servers.floor(str(context.server_core)) as floor, context.ours(FRAUD) as ours:
+
+        def load(server: Server, target: Target) -> Callable[[], Load]:
+            return lambda: server.load(target, connections, context.seconds, context.load_core)
+
+        variants = {"floor": load(floor, floor.ask(INVOCATIONS, FRAUD, sample, check=False))}
+        for protocol in OUR_PROTOCOLS:
+            variants[protocol.name] = load(ours, ours.ask(protocol, FRAUD, sample))
+        loads = context.interleaved(FRAUD, WATCHED_BATCHES, variants)
+    for name, several in loads.items():
+        system = "uvicorn bare ASGI" if name == "floor" else f"{servers.OURS} {name}"
+        context.row(row(case, system, several, rate_ratio(several, loads["floor"])))
+    ours_json, base = loads[INVOCATIONS.name], loads["floor"]
+    context.figure(f"{case} invocations: requests/s to floor", rate_ratio(ours_json, base))
+    context.figure(f"{case} invocations: p50 to floor", ratio([x.p50_ms for x in ours_json], [x.p50_ms for x in base]))
+    context.figure(f"{case} invocations: p99 ms", mean([x.p99_ms for x in ours_json]))
+    for protocol in OUR_PROTOCOLS[1:]:
+        context.figure(f"{case} {protocol.name}: CPU to invocations", cpu_ratio(loads[protocol.name], ours_json))
+
+
+def encoder(context: Context, connections: int, batch: int) -> None:
+    """Single runs, each against the limit measured right before and after it; the worst of them decides."""
+    case = f"encoder/c{connections}"
+    shares, loads = [], []
+    with context.ours(ENCODER) as ours:
+        target = ours.ask(INVOCATIONS, ENCODER, context.sample(ENCODER))
+        for _ in range(1 if context.quick else ENCODER_RUNS):
+            load, limit = context.between_limits(
+                ENCODER, (16, 32), lambda: ours.load(target, connections, context.seconds, context.load_core)
+            )
+            loads.append(load)
+            shares.append(load.requests_per_s / limit.rows_per_s(batch))
+    middle = sorted(shares)[len(shares) // 2]
+    context.row(row(case, f"{servers.OURS} {INVOCATIONS.name}", loads, to_limit=middle))
+    context.figure(f"{case}: rows/s to session.run at batch {batch}", middle, min(shares))
+    context.figure(f"{case}: p99 ms", mean([load.p99_ms for load in loads]))
+
+
+def peers(context: Context) -> None:
+    """Every peer on every closed-loop case; one that cannot be installed or started is a row with the reason."""
+    for peer in PEERS:
+        try:
+            home = environment(peer, context.folder / "peers")
+        except CannotInstall as error:
+            context.report.absent[peer.name] = str(error)
+            context.row(Row("peers", peer.name, note=str(error)))
+            continue
+        _peer(context, peer, home, FRAUD, FRAUD_CONNECTIONS)
+        _peer(context, peer, home, ENCODER, tuple(connections for connections, _ in ENCODER_CONNECTIONS))
+
+
+def _peer(context: Context, peer: Peer, home: Path, model: BenchModel, connections: tuple[int, ...]) -> None:
+    try:
+        with peer.running(home, model, context.path(model)) as server:
+            target = server.ask(peer.protocol, model, context.sample(model))
+            for count in connections:
+                loads = [server.load(target, count, context.seconds, context.load_core) for _ in range(context.rounds)]
+                context.row(row(f"{model.name}/c{count}", f"{peer.name} {peer.protocol.name}", loads))
+    except (CannotStart, LoadFailed, WrongAnswer) as error:
+        context.report.absent[f"{peer.name} {model.name}"] = str(error)
+        context.row(Row(model.name, peer.name, note=str(error)))

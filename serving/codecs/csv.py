@@ -1,0 +1,219 @@
+"""`text/csv`: one row a line, for models of one input of shape [N], [N, k] or, without batching, [k].
+
+No header is needed; a first line that holds exactly the input's `features`, in any order, is one and orders the
+columns. Numbers may be written in any usual way, `nan` and `inf` included (CSV, unlike JSON, has a use for them);
+empty fields are refused. Answers hold one line a row, the values of all outputs one after the other.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import struct
+import time
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from serving.codecs import bulk
+from serving.codecs.arrays import writable
+from serving.codecs.base import Asked, Buffer, Column, Decode, Decoded, Encode, Encoded
+from serving.codecs.plan import InputPlan, Tensor
+from serving.codecs.raw import element
+from serving.codecs.values import PACK_CODES, column
+from serving.contract import Array, ModelSpec
+from serving.datatypes import BYTES, INTEGERS, NUMPY
+from serving.errors import InvalidInput, MalformedBody
+
+HEADER: Final = b"content-type: text/csv; charset=utf-8\r\n"
+
+_NUMBER_BYTES: Final = b"0123456789+-.eE, \t\n"
+_MOST_FIELD: Final = 1 << 24
+
+
+def readable(plan: InputPlan) -> bool:
+    """Whether CSV can carry the model's inputs."""
+    return plan.single is not None and len(plan.single.shape) in {1, 2}
+
+
+def decoder(plan: InputPlan) -> Decode:
+    """Decoder for a model that is `readable`: JSON's parser for plain numbers, the csv module for the rest."""
+    tensor = plan.only("text/csv")
+    strict = StrictCsv(plan)
+    if not plan.batched or not plan.fixed or tensor.datatype not in PACK_CODES:
+        return strict.decode
+    width = prod(tensor.shape[1:])
+    pack_row = struct.Struct(f"<{width}{PACK_CODES[tensor.datatype]}").pack
+
+    def plain(text: bytes) -> list[bytes] | None:
+        """Packed rows of lines of JSON numbers, None where there is anything else."""
+        if text.translate(None, _NUMBER_BYTES):
+            return None
+        try:
+            rows = orjson.loads(b"[[%b]]" % text.replace(b"\n", b"],["))
+            return [pack_row(*row) for row in rows]
+        except (ValueError, OverflowError, struct.error):
+            return None
+
+    def decode(body: Buffer) -> Decoded:
+        text = body if type(body) is bytes else bytes(body)
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n")
+        text = text.rstrip(b"\n")
+        if len(text) <= bulk.THRESHOLD:
+            rows = plain(text)
+            return (len(rows), (b"".join(rows),), None, None) if rows else strict.decode(body)
+        packed: list[bytes] = []
+        count = 0
+        for piece in bulk.lines(text):
+            rows = plain(piece)
+            if rows is None:
+                return strict.decode(body)
+            count += len(rows)
+            packed.append(b"".join(rows))
+            time.sleep(0)
+        return count, (b"".join(packed),), None, None
+
+    return decode
+
+
+class StrictCsv:
+    """Reads any CSV that the model's input can take, and names the row and column of what is wrong."""
+
+    def __init__(self, plan: InputPlan) -> None:
+        self._plan = plan
+        self._tensor = plan.only("text/csv")
+        self._label = f"input '{self._tensor.name}'"
+
+    def decode(self, body: Buffer) -> Decoded:
+        """Decodes a whole body; raises `MalformedBody`, `InvalidInput`."""
+        try:
+            text = str(body, "utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise MalformedBody(f"the body is not UTF-8: {error}") from None
+        if not text.strip():
+            raise MalformedBody("the body is empty; lines of comma-separated values were expected")
+        try:
+            lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        except csv.Error as error:
+            raise MalformedBody(f"the body is not CSV: {error}") from None
+        while lines and not lines[-1]:
+            lines.pop()
+        order, first = self._header(lines[0])
+        rows = lines[first:]
+        if not rows:
+            raise InvalidInput(f"{self._label} has no rows after the header; at least one was expected")
+        width = len(rows[0])
+        values: list[Any] = []
+        for i, fields in enumerate(rows, first + 1):
+            if len(fields) != width or not fields:
+                raise InvalidInput(
+                    f"{self._label}: line {i} has {len(fields)} values where line {first + 1} has {width}"
+                )
+            values += [self._value(field, i, j) for j, field in enumerate(fields, 1)]
+        if order is not None:
+            if width != len(order):
+                raise InvalidInput(
+                    f"{self._label}: line {first + 1} has {width} values where the header has {len(order)}"
+                )
+            values = [values[row * width + j] for row in range(len(rows)) for j in order]
+        shape = self._shape(len(rows), width)
+        self._plan.check_shape(0, shape)
+        return *self._plan.assemble([Tensor(self._tensor.name, None, shape, self._column(values, shape))]), None
+
+    def _header(self, fields: list[str]) -> tuple[list[int] | None, int]:
+        """For a header, where each feature stands in a line, and 1, the number of lines that it takes; else None, 0."""
+        features = self._tensor.features
+        names = [field.strip() for field in fields]
+        if features and len(names) == len(features) and set(names) == set(features):
+            return [names.index(feature) for feature in features], 1
+        return None, 0
+
+    def _shape(self, rows: int, width: int) -> tuple[int, ...]:
+        if len(self._tensor.shape) == 2:
+            return rows, width
+        if not self._plan.batched and rows == 1:
+            return (width,)
+        return (rows,) if width == 1 else (rows, width)
+
+    def _value(self, field: str, line: int, place: int) -> Any:
+        datatype = self._tensor.datatype
+        if datatype == BYTES:
+            return field
+        text = field.strip()
+        where = f"{self._label}: line {line}, value {place}"
+        if not text:
+            raise InvalidInput(f"{where} is empty; a number was expected")
+        if datatype == "BOOL" and text.lower() in {"true", "false"}:
+            return text.lower() == "true"
+        if "_" not in text and text.isascii():
+            try:
+                return int(text)
+            except ValueError:
+                pass
+            try:
+                number = float(text)
+            except ValueError:
+                pass
+            else:
+                if math.isfinite(number) or (datatype not in INTEGERS and text[-1].isalpha()):
+                    return number
+                raise InvalidInput(f"{where} is '{text[:48]}', out of range for {datatype}")
+        raise InvalidInput(f"{where} is '{text[:48]}'; a number was expected")
+
+    def _column(self, values: list[Any], shape: tuple[int, ...]) -> Column:
+        datatype = self._tensor.datatype
+        if datatype in INTEGERS or datatype in {BYTES, "BOOL"} or all(map(math.isfinite, values)):
+            return column(self._label, datatype, values, shape)
+        # `column` takes only what JSON can say: the few values that are not finite are put in after it.
+        packed = column(self._label, datatype, [v if math.isfinite(v) else 0 for v in values], shape)
+        array = np.frombuffer(bytearray(packed), NUMPY[datatype])  # type: ignore[arg-type]
+        for i, value in enumerate(values):
+            if not math.isfinite(value):
+                array[i] = value
+        return array.tobytes()
+
+
+def encoder(spec: ModelSpec) -> Encode:
+    """Encoder of all outputs, or of a v2 question's outputs, as lines."""
+    plain = len(spec.outputs) == 1 and spec.outputs[0].datatype not in {BYTES, "BF16"}
+
+    def encode(arrays: Sequence[Array], asked: Asked | None) -> Encoded:
+        if plain and arrays[0].ndim in {1, 2} and arrays[0].flags.c_contiguous and spec.batched:
+            text = bulk.json_text(arrays[0])
+            if b"null" not in text:
+                # [[1,2],[3,4]] or [1,2] without its brackets is nearly CSV.
+                inside = text[2:-2].replace(b"],[", b"\n") if arrays[0].ndim == 2 else text[1:-1].replace(b",", b"\n")
+                return HEADER, inside + b"\n"
+        return HEADER, _lines(arrays, batched=spec.batched)
+
+    return encode
+
+
+def _lines(arrays: Sequence[Array], *, batched: bool) -> bytes:
+    rows = len(arrays[0]) if batched else 1
+    columns = [_texts(array.reshape(rows, -1)) for array in arrays]
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    for parts in zip(*columns, strict=True):
+        writer.writerow([text for part in parts for text in part])
+    return out.getvalue().encode()
+
+
+def _texts(array: Array) -> list[list[str]]:
+    if array.dtype.kind in "OSU":
+        return [[element(value).decode("utf-8", "surrogateescape") for value in row] for row in array.tolist()]
+    found = orjson.loads(orjson.dumps(writable(array), option=orjson.OPT_SERIALIZE_NUMPY))
+    return [
+        [_text(array[i, j]) if value is None else orjson.dumps(value).decode() for j, value in enumerate(row)]
+        for i, row in enumerate(found)
+    ]
+
+
+def _text(value: Any) -> str:
+    """NaN and infinities as numpy's own text files have them."""
+    return str(float(value))

@@ -1,0 +1,157 @@
+"""Which codec reads a Content-Type and which one writes an Accept: chosen once for each distinct request head.
+
+Source: RFC 9110 section 12.5.1 (Accept).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from serving.codecs import csv, json, npy, octet, open_inference, open_inference_encoder
+from serving.codecs.base import Decode, Encode
+from serving.codecs.plan import InputPlan
+from serving.contract import ModelSpec
+from serving.errors import InvalidInput, NotAcceptable, UnsupportedMediaType
+
+JSON: Final = "application/json"
+CSV: Final = "text/csv"
+NPY: Final = "application/x-npy"
+OCTET: Final = "application/octet-stream"
+
+_WITH_JSON_HEADER: Final = frozenset({"", JSON, OCTET, "application/vnd.sagemaker-triton.binary+json"})
+# What clients of the v2 routes send with JSON: tritonclient nothing, curl -d a form's type.
+_V2_JSON: Final = frozenset({"", JSON, OCTET, "application/x-www-form-urlencoded"})
+
+
+def decoder(plan: InputPlan, media_type: str, json_header_length: int | None, *, face_v2: bool = False) -> Decode:
+    """The decoder of a Content-Type ("" = JSON); parameters after `;` are ignored.
+
+    `json_header_length`: the value of Inference-Header-Content-Length, which makes the body v2 binary. `face_v2`: the
+    route takes v2 bodies only. Raises `UnsupportedMediaType` naming what the model reads, and `InvalidInput`.
+    """
+    media_type = media_type.partition(";")[0].strip().lower()
+    if json_header_length is not None and media_type in _WITH_JSON_HEADER:
+        if json_header_length < 0:
+            raise InvalidInput(f"Inference-Header-Content-Length is {json_header_length}; it cannot be negative")
+        return open_inference.binary_decoder(plan, json_header_length)
+    if face_v2:
+        if media_type in _V2_JSON:
+            return open_inference.json_decoder(plan)
+        raise UnsupportedMediaType(
+            f"Content-Type '{media_type[:64]}' is not read here; {JSON}, or {OCTET} with "
+            "Inference-Header-Content-Length, was expected"
+        )
+    if media_type in {"", JSON}:
+        return json.decoder(plan)
+    if media_type in readable(plan):
+        return {CSV: csv.decoder, NPY: npy.decoder, OCTET: _octet}[media_type](plan)
+    raise UnsupportedMediaType(
+        f"Content-Type '{media_type[:64]}' is not read; model '{plan.model_name}' reads {', '.join(readable(plan))}"
+    )
+
+
+def readable(plan: InputPlan) -> list[str]:
+    """The media types that the model reads."""
+    if plan.single is None:
+        return [JSON]
+    return [JSON, *([CSV] if csv.readable(plan) else []), NPY, OCTET]
+
+
+def writable(spec: ModelSpec) -> list[str]:
+    """The media types in which the model's answers can be written."""
+    return [JSON, CSV, NPY, OCTET] if len(spec.outputs) == 1 else [JSON, CSV]
+
+
+def _octet(plan: InputPlan) -> Decode:
+    return octet.decoder(plan, None)
+
+
+def encoder(
+    spec: ModelSpec, model_name: str, version: str, accept: str | None, default: str = JSON, *, face_v2: bool = False
+) -> Encode:
+    """The encoder that Accept chooses; `default` where it leaves the choice. Raises `NotAcceptable`.
+
+    `face_v2`: answers are v2's, JSON or (where the body asks for binary outputs) binary.
+    """
+    open_inference_encode = open_inference_encoder.encoder(spec, model_name, version)
+    if face_v2:
+        negotiate(accept, [JSON, OCTET], JSON)
+        return open_inference_encode
+    match negotiate(accept, writable(spec), default):
+        case "text/csv":
+            return csv.encoder(spec)
+        case "application/x-npy":
+            return npy.encoder(spec)
+        case "application/octet-stream":
+            return octet.encoder(spec, open_inference_encode)
+        case _:
+            return json.encoder(spec, open_inference_encode)
+
+
+class _Range(NamedTuple):
+    """One media range of an Accept header."""
+
+    kind: str
+    subtype: str
+    quality: float
+    place: int
+
+    @property
+    def precision(self) -> int:
+        return (self.kind != "*") + (self.subtype != "*")
+
+    def covers(self, media_type: str) -> bool:
+        kind, _, subtype = media_type.partition("/")
+        return self.kind in {"*", kind} and self.subtype in {"*", subtype}
+
+
+def negotiate(accept: str | None, offered: list[str], default: str) -> str:
+    """The media type to answer in: the highest quality, then the order of Accept, then `default` and our own order.
+
+    Raises `NotAcceptable` naming what can be written.
+    """
+    accept = (accept or "").strip()
+    ranges = _ranges(accept)
+    if not accept:
+        return default
+    order = [default, *(media_type for media_type in offered if media_type != default)]
+    best: tuple[float, int] | None = None
+    chosen = ""
+    for media_type in order:
+        covering = [entry for entry in ranges if entry.covers(media_type)]
+        if not covering:
+            continue
+        # The most precise range speaks for a type, whatever the others say.
+        entry = max(covering, key=lambda found: (found.precision, -found.place))
+        rank = (entry.quality, -entry.place)
+        if entry.quality > 0 and (best is None or rank > best):
+            best, chosen = rank, media_type
+    if not chosen:
+        raise NotAcceptable(f"Accept '{accept[:128]}' cannot be met; this model writes {', '.join(offered)}")
+    return chosen
+
+
+def _ranges(accept: str) -> list[_Range]:
+    found = []
+    for place, part in enumerate(accept.split(",")):
+        media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        kind, slash, subtype = media_range.partition("/")
+        if media_range == "*":
+            kind, slash, subtype = "*", "/", "*"
+        if not slash or not kind or not subtype:
+            continue
+        quality = 1.0
+        for parameter in parameters:
+            key, _, value = parameter.partition("=")
+            if key.strip() == "q":
+                quality = _quality(value.strip())
+        found.append(_Range(kind, subtype, quality, place))
+    return found
+
+
+def _quality(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return 0.0
+    return value if 0 <= value <= 1 else 0.0

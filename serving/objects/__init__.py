@@ -1,0 +1,1 @@
+"""Artifacts on disk: model archives and repositories, read as hostile until proved otherwise."""

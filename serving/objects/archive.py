@@ -1,0 +1,224 @@
+"""Model archives: gzipped tars, hostile until proved otherwise, unpacked once into the state directory.
+
+Only plain files and directories come out of one, below its own directory and within bounds; anything else is an error,
+and then nothing stays behind. Unpacked archives are kept under the SHA-256 of their bytes, so that an archive that is
+served again is not unpacked again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final
+
+import msgspec
+
+from serving.errors import ArtifactError
+
+CHUNK: Final = 1024 * 1024
+
+MOST_HEADER_BYTES: Final = CHUNK
+"""Extended headers are read into memory whole; real ones have a few hundred bytes."""
+
+JUNK: Final = ("._", ".DS_Store", "__MACOSX", "PaxHeader")
+"""How what macOS and old tars leave in an archive is called; it is passed over."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What an archive may hold: bytes once inflated, members, bytes of a path, and times its own size.
+
+    The ratio only counts beyond `ratio_from_bytes`, since a few MB of zeros are nothing unusual.
+    """
+
+    max_bytes: int = 10 * 1024**3
+    max_members: int = 10_000
+    max_name_bytes: int = 1024
+    max_part_bytes: int = 255
+    max_depth: int = 32
+    max_ratio: int = 200
+    ratio_from_bytes: int = 64 * 1024**2
+
+
+class Archives(msgspec.Struct, frozen=True):
+    """The archives that were unpacked under `directory`."""
+
+    directory: Path
+    limits: Limits = Limits()
+
+    def unpack(self, archive: Path) -> Path:
+        """The directory with the archive's content. Raises `ArtifactError`, which names the archive and the member."""
+        try:
+            with archive.open("rb") as stream:
+                target = self.directory / _digest(stream)
+                if target.is_dir():
+                    return target
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with _locked(self.directory / ".lock"):
+                    if not target.is_dir():
+                        stream.seek(0)
+                        self._unpack(stream, archive, target)
+                return target
+        except OSError as error:
+            raise ArtifactError(f"{archive} cannot be unpacked: {error.strerror or error}") from error
+
+    def _unpack(self, stream: IO[bytes], archive: Path, target: Path) -> None:
+        # Under the lock, what lies here half done was left by a process that was killed.
+        for left in self.directory.glob(".part-*"):
+            shutil.rmtree(left)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.directory))
+        try:
+            _extract(stream, archive, part, self.limits)
+            part.chmod(0o755)
+            part.rename(target)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+class _Inflated(io.RawIOBase):
+    """The bytes of a gzip file, forward only and within bounds, in the form that tarfile reads."""
+
+    def __init__(self, stream: IO[bytes], archive: Path, limits: Limits) -> None:
+        self._gzip = gzip.GzipFile(fileobj=stream, mode="rb")
+        self._position = 0
+        self._archive = archive
+        size = os.fstat(stream.fileno()).st_size
+        self._ratio_bytes = max(limits.ratio_from_bytes, size * limits.max_ratio)
+        self._limits = limits
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > MOST_HEADER_BYTES:
+            raise ArtifactError(f"{self._archive}: a header in it takes more than {MOST_HEADER_BYTES} bytes")
+        data = self._gzip.read(size)
+        self._position += len(data)
+        if self._position > self._limits.max_bytes:
+            raise ArtifactError(f"{self._archive} inflates to more than {self._limits.max_bytes} bytes, the limit")
+        if self._position > self._ratio_bytes:
+            raise ArtifactError(
+                f"{self._archive} inflates to more than {self._limits.max_ratio} times its size, as a bomb does"
+            )
+        return data
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_SET or offset < self._position:
+            raise ArtifactError(f"{self._archive}: a member's size in it is not possible")
+        while self._position < offset and self.read(min(CHUNK, offset - self._position)):
+            pass
+        return self._position
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def drain(self) -> None:
+        """Reads to the end, where the checksum is."""
+        while self.read(CHUNK):
+            pass
+
+
+def _extract(stream: IO[bytes], archive: Path, target: Path, limits: Limits) -> None:
+    inflated = _Inflated(stream, archive, limits)
+    count = 0
+    try:
+        with tarfile.open(fileobj=inflated, mode="r:", errorlevel=2) as tar:
+            for member in tar:
+                count += 1
+                if count > limits.max_members:
+                    raise ArtifactError(f"{archive} has more than {limits.max_members} members, the limit")
+                path = _path(member, archive, limits)
+                if any(part.startswith(JUNK) for part in path.parts) or not path.parts:
+                    continue
+                _write(tar, member, target / path, archive)
+        inflated.drain()
+    except EOFError as error:
+        raise ArtifactError(f"{archive} is cut short; copy it again") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        hint = "is not a gzip file" if inflated.tell() == 0 else "is damaged"
+        raise ArtifactError(f"{archive} {hint} ({error}); a gzipped tar (tar -czf) was expected") from error
+    except (tarfile.TarError, RecursionError, ValueError, OverflowError) as error:
+        raise ArtifactError(f"{archive} is not a tar inside: {error}; a gzipped tar (tar -czf) was expected") from error
+    if not count:
+        raise ArtifactError(f"{archive} is empty; a gzipped tar of a model's directory was expected")
+
+
+def _path(member: tarfile.TarInfo, archive: Path, limits: Limits) -> PurePosixPath:
+    """Where the member goes below the archive's directory."""
+    name = member.name
+    where = f"{archive}: the member {_shown(name)}"
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name) or "\\" in name:
+        raise ArtifactError(f"{where} has a control character, a backslash or bytes that are not UTF-8 in its name")
+    path = PurePosixPath(name)
+    if path.is_absolute():
+        raise ArtifactError(f"{where} has an absolute path; a path inside the archive was expected")
+    if ".." in path.parts:
+        raise ArtifactError(f"{where} leaves the archive's directory by '..'")
+    longest = max((len(part.encode()) for part in path.parts), default=0)
+    if len(name.encode()) > limits.max_name_bytes or longest > limits.max_part_bytes:
+        raise ArtifactError(
+            f"{where} has a name that is too long; up to {limits.max_name_bytes} bytes, "
+            f"{limits.max_part_bytes} between slashes, are allowed"
+        )
+    if len(path.parts) > limits.max_depth:
+        raise ArtifactError(f"{where} lies {len(path.parts)} directories deep; {limits.max_depth} are allowed")
+    if member.issym() or member.islnk():
+        raise ArtifactError(
+            f"{where} is a link; pack the file that it points to (tar --dereference --hard-dereference)"
+        )
+    if member.issparse() or not (member.isreg() or member.isdir()):
+        raise ArtifactError(f"{where} is neither a plain file nor a directory (its tar type is {member.type!r})")
+    return path
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, archive: Path) -> None:
+    where = f"{archive}: the member {_shown(member.name)}"
+    try:
+        if member.isdir():
+            path.mkdir(mode=0o755, parents=True, exist_ok=True)
+            return
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArtifactError(f"{where} is there twice, or as a file and as a directory") from error
+    with os.fdopen(target, "wb") as out:
+        source = tar.extractfile(member)
+        left = member.size
+        while source is not None and left:
+            data = source.read(min(CHUNK, left))
+            if not data:
+                raise EOFError
+            out.write(data)
+            left -= len(data)
+
+
+def _digest(stream: IO[bytes]) -> str:
+    digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Holds the lock file, against other processes that unpack into the same directory."""
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _shown(name: str) -> str:
+    text: Any = ascii(name)
+    return text if len(text) <= 120 else f"{text[:120]}..."

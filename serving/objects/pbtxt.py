@@ -1,0 +1,254 @@
+"""Triton's `config.pbtxt`: what of it holds here, what has no effect (a warning), and what is refused by name.
+
+Requests are merged only where `dynamic_batching` is there, as in Triton: without it `max_batch_size` merely says that
+the dims leave the batch dimension out, and each request runs alone, however many rows it has. All outputs of the model
+are served, also those that the file does not list.
+Source: Triton's model configuration (model_config.proto) and its ONNX Runtime backend's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from serving.contract import BatchingConfig, ModelConfig, OnnxConfig, TensorConfig
+from serving.datatypes import BYTES
+from serving.errors import ConfigurationError, MissingExtra
+
+MOST_BYTES: Final = 1024 * 1024
+
+PLATFORM: Final = "onnxruntime_onnx"
+BACKEND: Final = "onnxruntime"
+
+WITHOUT_EFFECT: Final[Mapping[str, str]] = {
+    "version_policy": "the highest version is served",
+    "model_warmup": "every model is warmed up with zeros",
+    "metric_tags": "metrics carry the model's name",
+    "model_metrics": "metrics carry the model's name",
+    "response_cache": "answers are not cached",
+}
+"""Fields that change no answer, and what is so instead."""
+
+REFUSED: Final = (
+    "runtime",
+    "batch_input",
+    "batch_output",
+    "sequence_batching",
+    "ensemble_scheduling",
+    "cc_model_filenames",
+    "model_operations",
+    "model_transaction_policy",
+    "model_repository_agents",
+)
+
+OPTIMIZATION_LEVELS: Final = {-1: "basic", 0: "all", 1: "extended"}
+
+
+class TritonModel(msgspec.Struct, frozen=True):
+    """What a `config.pbtxt` says: the settings, the model's file name ("" for the usual), and what has no effect."""
+
+    config: ModelConfig
+    filename: str
+    warnings: tuple[str, ...]
+
+
+def read(file: Path) -> TritonModel:
+    """Reads a `config.pbtxt`. Raises `ConfigurationError`, which names the file and the field, and `MissingExtra`."""
+    try:
+        from google.protobuf import text_format  # type: ignore[import-untyped]
+        from tritonclient.grpc import model_config_pb2
+    except ImportError as error:
+        raise MissingExtra(
+            f"{file} can be read with tritonclient's schema alone, which cannot be imported ({error}): "
+            "pip install 'serving[triton]'"
+        ) from error
+    try:
+        text = file.read_bytes()
+        if len(text) > MOST_BYTES:
+            raise ConfigurationError(f"{file} is larger than {MOST_BYTES} bytes, which no model's settings are")
+        message = text_format.Parse(text.decode(), model_config_pb2.ModelConfig())
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
+    except (text_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"{file} is not a Triton model configuration: {error}") from error
+    return _Reader(file, message).model()
+
+
+class _Reader:
+    """One message on its way to our settings."""
+
+    def __init__(self, file: Path, message: Any) -> None:
+        self.file = file
+        self.message = message
+        self.warnings: list[str] = []
+
+    def model(self) -> TritonModel:
+        message = self.message
+        self._refuse(message, REFUSED)
+        if message.platform not in ("", PLATFORM):
+            raise self._error(f"platform is '{message.platform}'; only {PLATFORM} can be served")
+        if message.backend not in ("", BACKEND):
+            raise self._error(f"backend is '{message.backend}'; only {BACKEND} can be served")
+        if Path(message.default_model_filename).name != message.default_model_filename:
+            raise self._error(
+                f"default_model_filename is '{message.default_model_filename}'; a plain file name is needed"
+            )
+        for name, instead in WITHOUT_EFFECT.items():
+            if name in _set_fields(message):
+                self._warn(f"{name} has no effect: {instead}")
+        slots, providers = self._instances()
+        config = ModelConfig(
+            name=message.name,
+            inputs=tuple(self._tensor(tensor, "input") for tensor in message.input),
+            outputs=tuple(self._tensor(tensor, "output") for tensor in message.output),
+            batching=self._batching(),
+            onnx=self._onnx(providers),
+            slots=slots,
+        )
+        try:
+            msgspec.convert(msgspec.to_builtins(config), ModelConfig)
+        except msgspec.ValidationError as error:
+            raise self._error(str(error).replace("`", "")) from error
+        return TritonModel(config=config, filename=message.default_model_filename, warnings=tuple(self.warnings))
+
+    def _tensor(self, tensor: Any, role: str) -> TensorConfig:
+        where = f"{role} '{tensor.name}'"
+        self._refuse(
+            tensor,
+            ("reshape", "is_shape_tensor", "allow_ragged_batch", "optional", "is_non_linear_format_io"),
+            f"{where}: ",
+        )
+        dims = tuple(tensor.dims)
+        if any(size < 1 and size != -1 for size in dims):
+            raise self._error(f"{where} has dims {list(dims)}; sizes from 1, or -1 where one varies, were expected")
+        name = _enum_name(tensor, "data_type").removeprefix("TYPE_")
+        return TensorConfig(
+            name=tensor.name,
+            datatype={"INVALID": "", "STRING": BYTES}.get(name, name),
+            shape=((-1,) if self.message.max_batch_size > 0 else ()) + dims if dims else None,
+            labels=self._labels(tensor.label_filename, where) if role == "output" and tensor.label_filename else (),
+        )
+
+    def _labels(self, name: str, where: str) -> tuple[str, ...]:
+        path = self.file.parent / name
+        if Path(name).name != name or path.is_symlink() or not path.is_file():
+            raise self._error(f"{where}: label_filename is '{name}'; a file in the same directory was expected")
+        return tuple(path.read_text(encoding="utf-8", errors="replace").splitlines())
+
+    def _batching(self) -> BatchingConfig:
+        message = self.message
+        if message.max_batch_size < 0:
+            raise self._error(f"max_batch_size is {message.max_batch_size}; 0 (no batching) or more was expected")
+        dynamic = message.dynamic_batching
+        if not message.HasField("dynamic_batching"):
+            if message.max_batch_size > 1:
+                self._warn(
+                    "there is no dynamic_batching, so requests are not merged, as in Triton; add "
+                    f"`dynamic_batching {{ }}` to merge up to {message.max_batch_size} rows"
+                )
+            return BatchingConfig(max_batch_size=1)
+        if message.max_batch_size == 0:
+            raise self._error("dynamic_batching needs max_batch_size to be 1 or more")
+        self._refuse(dynamic, ("priority_queue_policy",), "dynamic_batching: ")
+        policy = dynamic.default_queue_policy
+        if _enum_name(policy, "timeout_action") == "DELAY":
+            raise self._error(
+                "default_queue_policy.timeout_action is DELAY; requests that are late are refused (REJECT)"
+            )
+        if dynamic.preserve_ordering and self._instances()[0] > 1:
+            raise self._error(
+                "dynamic_batching.preserve_ordering holds with one instance only; lower instance_group's count"
+            )
+        if policy.max_queue_size:
+            self._warn("default_queue_policy.max_queue_size has no effect: the queue is bound by the predicted wait")
+        if policy.default_timeout_microseconds and not policy.allow_timeout_override:
+            self._warn("a request may ask for a shorter timeout all the same (allow_timeout_override)")
+        usual = BatchingConfig()
+        return BatchingConfig(
+            max_batch_size=message.max_batch_size,
+            preferred_batch_sizes=tuple(dynamic.preferred_batch_size),
+            max_queue_delay_us=dynamic.max_queue_delay_microseconds,
+            priority_levels=dynamic.priority_levels or 1,
+            default_priority=dynamic.default_priority_level,
+            default_timeout_s=policy.default_timeout_microseconds / 1e6 or usual.default_timeout_s,
+        )
+
+    def _instances(self) -> tuple[int, tuple[str, ...]]:
+        """Slots in all, and the execution providers for the kind of instance."""
+        groups = self.message.instance_group
+        kinds = {_enum_name(group, "kind") for group in groups} - {"KIND_AUTO"}
+        for group in groups:
+            self._refuse(group, ("rate_limiter", "secondary_devices", "passive", "host_policy"), "instance_group: ")
+            if group.count < 0 or any(gpu != 0 for gpu in group.gpus):
+                raise self._error(
+                    f"instance_group has count {group.count} and gpus {list(group.gpus)}; a count from 1 and at most "
+                    "GPU 0 were expected"
+                )
+        if len(kinds) > 1 or "KIND_MODEL" in kinds:
+            raise self._error(
+                f"instance_group has {' and '.join(sorted(kinds))}; one of KIND_CPU, KIND_GPU was expected"
+            )
+        on_gpu = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        return sum(group.count or 1 for group in groups) or 1, on_gpu if "KIND_GPU" in kinds else ()
+
+    def _onnx(self, providers: tuple[str, ...]) -> OnnxConfig:
+        settings: dict[str, Any] = {"providers": providers} if providers else {}
+        optimization = self.message.optimization
+        self._refuse(optimization, ("cuda", "execution_accelerators"), "optimization: ")
+        for name in ("priority", "input_pinned_memory", "output_pinned_memory", "gather_kernel_buffer_threshold"):
+            if name in _set_fields(optimization):
+                self._warn(f"optimization.{name} has no effect")
+        if optimization.eager_batching:
+            self._warn("optimization.eager_batching has no effect: a batch is formed when a slot is free")
+        level = optimization.graph.level
+        if level not in OPTIMIZATION_LEVELS:
+            raise self._error(f"optimization.graph.level is {level}; -1 (basic), 0 (all) or 1 (extended) was expected")
+        settings["graph_optimization_level"] = OPTIMIZATION_LEVELS[level]
+        for name, parameter in self.message.parameters.items():
+            value = parameter.string_value
+            if name == "intra_op_thread_count":
+                settings["intra_op_threads"] = self._threads(name, value)
+            elif name == "inter_op_thread_count":
+                if self._threads(name, value) != 1:
+                    self._warn("parameters: inter_op_thread_count has no effect: it is 1")
+            elif name == "execution_mode" and value in ("0", "1"):
+                settings["execution_mode"] = "parallel" if value == "1" else "sequential"
+            else:
+                raise self._error(
+                    f"parameters has {name} '{value}'; intra_op_thread_count, inter_op_thread_count and execution_mode "
+                    "(0 or 1) can be honoured"
+                )
+        return OnnxConfig(**settings)
+
+    def _threads(self, name: str, value: str) -> int:
+        if not value.isascii() or not value.isdecimal() or int(value) > 1024:
+            raise self._error(f"parameters: {name} is '{value}'; a number of threads was expected")
+        if int(value) == 0:
+            self._warn(f"parameters: {name} 0 means 1 thread here, not one for each core")
+        return int(value) or 1
+
+    def _refuse(self, message: Any, names: Iterable[str], where: str = "") -> None:
+        given = _set_fields(message)
+        for name in names:
+            if name in given:
+                raise self._error(f"{where}{name} cannot be honoured; take it out, or say it in a model.yaml")
+
+    def _warn(self, text: str) -> None:
+        text = f"{self.file.name}: {text}"
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def _error(self, text: str) -> ConfigurationError:
+        return ConfigurationError(f"{self.file}: {text}")
+
+
+def _set_fields(message: Any) -> set[str]:
+    return {field.name for field, _ in message.ListFields()}
+
+
+def _enum_name(message: Any, field: str) -> str:
+    values = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number
+    return str(values[getattr(message, field)].name)

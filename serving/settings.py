@@ -1,0 +1,186 @@
+"""Every setting of the server, typed and checked at start, from flags > environment > file > default.
+
+Each field may be given as the flag `--max-body-bytes`, as `SERVING_MAX_BODY_BYTES` in the environment (lists with
+commas), or as `max_body_bytes` in the YAML file that `--config` or `SERVING_CONFIG` names. Nothing else reads the
+environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta, field
+
+from serving.errors import ConfigurationError
+
+PREFIX: Final = "SERVING_"
+
+MEBIBYTE: Final = 1024 * 1024
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+LogFormat = Literal["human", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+Region = Annotated[str, Meta(pattern=r"^[a-z]{2,}(-[a-z]+)+-[0-9]+$")]
+AccountId = Annotated[str, Meta(pattern=r"^[0-9]{12}$")]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of one server.
+
+    `models` are paths or NAME=PATH; `model_repositories` folders of models; `default_model` the one that
+    `/invocations` asks where several are served. `max_connections`, `max_in_flight_bytes` hold for each worker.
+    `allow_unauthenticated` lets others than this machine call a server that checks no caller's identity.
+    `allowed_hosts` are Host names beside the loopback ones, `allowed_origins` the web pages that may call.
+    Port 0 takes a free one.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    grpc_port: Port | None = None
+    state_dir: Path = field(default_factory=lambda: _state_dir({}))
+    models: tuple[str, ...] = ()
+    model_repositories: tuple[Path, ...] = ()
+    default_model: str | None = None
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    log_format: LogFormat = "human"
+    log_level: LogLevel = "info"
+    # The largest body that SageMaker's real-time endpoints take.
+    max_body_bytes: Bytes = 25 * MEBIBYTE
+    max_header_bytes: Annotated[int, Meta(ge=256)] = 32 * 1024
+    max_headers: Count = 100
+    header_timeout_s: Seconds = 10.0
+    body_timeout_s: Seconds = 60.0
+    keep_alive_timeout_s: Seconds = 75.0
+    max_connections: Count = 4096
+    max_in_flight_bytes: Bytes = 512 * MEBIBYTE
+    drain_timeout_s: Annotated[float, Meta(ge=0)] = 30.0
+    default_timeout_s: Seconds = 60.0
+    region: Region = "us-east-1"
+    account_id: AccountId = "123456789012"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    allow_unauthenticated: bool = False
+    metrics_enabled: bool = True
+    max_archive_bytes: Bytes = 10 * 1024 * MEBIBYTE
+
+
+FIELDS: Final = {one.name: one for one in msgspec.structs.fields(Settings)}
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
+    """The settings of a start. Raises `ConfigurationError`, which names the source and the key.
+
+    `flags` maps field names to values (and `config` to the file); None and empty sequences mean that a flag was not
+    given.
+    """
+    given = {name: value for name, value in flags.items() if value is not None and value not in ((), [])}
+    variables = {name.removeprefix(PREFIX).lower(): value for name, value in environ.items() if name.startswith(PREFIX)}
+    file = given.pop("config", None) or variables.pop("config", None)
+    values: dict[str, Any] = {"state_dir": _state_dir(environ)}
+    if file is not None:
+        values |= _read(Path(str(file)))
+    for name, text in variables.items():
+        values[name] = _value(f"{PREFIX}{name.upper()}", name, _split(name, text), strict=False)
+    for name, value in given.items():
+        values[name] = _value(f"--{name.replace('_', '-')}", name, value)
+    settings = Settings(**values)
+    _check(settings)
+    return settings
+
+
+def _state_dir(environ: Mapping[str, str]) -> Path:
+    """Where the XDG base directory specification puts a user's state."""
+    home = environ.get("XDG_STATE_HOME", "")
+    return (Path(home) if home.startswith("/") else Path.home() / ".local" / "state") / "serving"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(file.expanduser().read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"the settings file {file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
+        raise ConfigurationError(f"the settings file {file} is not YAML: {' '.join(str(error).split())}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"the settings file {file} holds {_kind(document)}; `key: value` was expected")
+    return {str(name): _value(f"{name} in {file}", str(name), value) for name, value in document.items()}
+
+
+def _value(source: str, name: str, value: object, *, strict: bool = True) -> Any:
+    """One setting in its own type; `source` is what the error calls it."""
+    if name not in FIELDS:
+        raise ConfigurationError(f"{source}: there is no such setting{_nearest(name, FIELDS)}")
+    if name == "account_id" and isinstance(value, int) and not isinstance(value, bool):
+        # YAML reads the digits of an account as a number.
+        value = f"{value:012d}"
+    try:
+        return msgspec.convert(value, FIELDS[name].type, strict=strict, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{source} is {value!r}: {str(error).replace('`', '')}") from error
+
+
+def _split(name: str, text: str) -> object:
+    many = name in FIELDS and isinstance(FIELDS[name].default, tuple)
+    return [part.strip() for part in text.split(",") if part.strip()] if many else text
+
+
+def _decode(wanted: type, value: Any) -> Any:
+    if wanted is Path and isinstance(value, str | Path) and str(value):
+        return Path(value).expanduser()
+    raise ValueError("a path was expected")
+
+
+def _check(settings: Settings) -> None:
+    """Refuses settings that cannot be honoured together."""
+    if settings.grpc_port is not None:
+        raise ConfigurationError("grpc_port is set, but this version serves no gRPC yet; leave it out and use HTTP")
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        given, missing = ("tls_cert", "tls_key") if settings.tls_key is None else ("tls_key", "tls_cert")
+        raise ConfigurationError(f"{given} is set without {missing}; TLS needs both")
+    for name in ("tls_cert", "tls_key"):
+        path = getattr(settings, name)
+        if path is not None and not path.is_file():
+            raise ConfigurationError(f"{name} is {path}, where there is no file")
+    if not settings.host:
+        raise ConfigurationError("host is empty; an address such as 127.0.0.1 was expected")
+    if not settings.allow_unauthenticated and not is_loopback(settings.host):
+        raise ConfigurationError(
+            f"host is {settings.host}, which other machines can reach, and this server does not check who calls: "
+            "put it behind a proxy that does, or say that everybody may call with --allow-unauthenticated; "
+            "--host 127.0.0.1 serves this machine only"
+        )
+    if settings.max_in_flight_bytes < settings.max_body_bytes:
+        raise ConfigurationError(
+            f"max_in_flight_bytes ({settings.max_in_flight_bytes}) is below max_body_bytes ({settings.max_body_bytes}), "
+            "so the largest body would not fit"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"; the nearest is {near[0]}" if near else ""
+
+
+def _kind(document: object) -> str:
+    return "a list" if isinstance(document, list) else f"{document!r:.40}"

@@ -1,0 +1,56 @@
+"""Fixtures that any test may ask for: the sample models, and real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from hypothesis import settings
+
+from serving.samples import file_type, fraud
+from tests.support import server as support
+from tests.support.server import Server
+
+# The same cases on every run, however slow the machine; loadtests.soak is for new ones.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+
+class StartServer(Protocol):
+    """Starts a real server with these arguments of `serving up`, and waits until it is ready."""
+
+    def __call__(self, *arguments: str | Path, env: dict[str, str] | None = None) -> Server: ...
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with both samples in it, made once."""
+    directory = tmp_path_factory.mktemp("samples")
+    fraud.make(directory)
+    file_type.make(directory)
+    return directory
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Starts as many servers as a test wants; each is ended after the test and must leave no process behind."""
+    with ExitStack() as stack:
+        count = 0
+
+        def start(*arguments: str | Path, env: dict[str, str] | None = None) -> Server:
+            nonlocal count
+            count += 1
+            return stack.enter_context(support.running(*arguments, state_dir=tmp_path / f"state-{count}", env=env))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def sample_server(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server of both samples that all tests share; they must leave it as they found it."""
+    state_dir = tmp_path_factory.mktemp("sample-server") / "state"
+    with support.running("--model-repository", samples, state_dir=state_dir) as server:
+        yield server
