@@ -80,7 +80,7 @@ Seconds = Annotated[float, Meta(gt=0)]
 class BatchingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model's requests are merged.
 
-    `max_batch_size` (rows; None = 32 where the model can be batched, 1 = off; a larger number for a model that cannot
+    `max_batch_size` (rows; None = 64 where the model can be batched, 1 = off; a larger number for a model that cannot
     be batched is an error), `preferred_batch_sizes` (rows), `max_queue_delay_us` (0: start as soon as a slot is free),
     `max_queue_wait_s` (a request whose predicted wait is longer is refused at once), `default_timeout_s`,
     `priority_levels` (1 is the highest; 0 in a request means the default), `pad_batch_to` (rows; a batch is padded up

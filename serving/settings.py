@@ -11,7 +11,7 @@ import difflib
 import ipaddress
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
 import yaml
@@ -123,13 +123,15 @@ def _value(source: str, name: str, value: object, *, strict: bool = True) -> Any
     """One setting in its own type; `source` is what the error calls it."""
     if name not in FIELDS:
         raise ConfigurationError(f"{source}: there is no such setting{_nearest(name, FIELDS)}")
-    if name == "account_id" and isinstance(value, int) and not isinstance(value, bool):
-        # YAML reads the digits of an account as a number.
-        value = f"{value:012d}"
+    if name == "account_id" and isinstance(value, int) and len(str(value)) == 12:
+        # YAML reads digits as a number (and those after a zero as an octal one, which stays an error).
+        value = str(value)
     try:
         return msgspec.convert(value, FIELDS[name].type, strict=strict, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{source} is {value!r}: {str(error).replace('`', '')}") from error
+        choices = get_args(FIELDS[name].type) if get_origin(FIELDS[name].type) is Literal else ()
+        expected = f"one of {', '.join(choices)} was expected" if choices else str(error).replace("`", "")
+        raise ConfigurationError(f"{source} is {value!r}: {expected}") from error
 
 
 def _split(name: str, text: str) -> object:
@@ -164,7 +166,7 @@ def _check(settings: Settings) -> None:
         )
     if settings.max_in_flight_bytes < settings.max_body_bytes:
         raise ConfigurationError(
-            f"max_in_flight_bytes ({settings.max_in_flight_bytes}) is below max_body_bytes ({settings.max_body_bytes}), "
+            f"max_in_flight_bytes is {settings.max_in_flight_bytes}, below max_body_bytes ({settings.max_body_bytes}), "
             "so the largest body would not fit"
         )
 

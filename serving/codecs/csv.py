@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import struct
 import time
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from serving.errors import InvalidInput, MalformedBody
 HEADER: Final = b"content-type: text/csv; charset=utf-8\r\n"
 
 _NUMBER_BYTES: Final = b"0123456789+-.eE, \t\n"
-_MOST_FIELD: Final = 1 << 24
+_SPECIAL: Final = re.compile(rb'[",\r\n]')
 
 
 def readable(plan: InputPlan) -> bool:
@@ -197,23 +198,22 @@ def encoder(spec: ModelSpec) -> Encode:
 def _lines(arrays: Sequence[Array], *, batched: bool) -> bytes:
     rows = len(arrays[0]) if batched else 1
     columns = [_texts(array.reshape(rows, -1)) for array in arrays]
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    for parts in zip(*columns, strict=True):
-        writer.writerow([text for part in parts for text in part])
-    return out.getvalue().encode()
+    lines = [b",".join([text for part in parts for text in part]) for parts in zip(*columns, strict=True)]
+    return b"\n".join([*(line or b'""' for line in lines), b""])
 
 
-def _texts(array: Array) -> list[list[str]]:
+def _texts(array: Array) -> list[list[bytes]]:
     if array.dtype.kind in "OSU":
-        return [[element(value).decode("utf-8", "surrogateescape") for value in row] for row in array.tolist()]
+        return [[_quoted(element(value)) for value in row] for row in array.tolist()]
     found = orjson.loads(orjson.dumps(writable(array), option=orjson.OPT_SERIALIZE_NUMPY))
     return [
-        [_text(array[i, j]) if value is None else orjson.dumps(value).decode() for j, value in enumerate(row)]
+        # JSON has null for NaN and infinities; here they are written as numpy's own text files have them.
+        [str(float(array[i, j])).encode() if value is None else orjson.dumps(value) for j, value in enumerate(row)]
         for i, row in enumerate(found)
     ]
 
 
-def _text(value: Any) -> str:
-    """NaN and infinities as numpy's own text files have them."""
-    return str(float(value))
+def _quoted(text: bytes) -> bytes:
+    if _SPECIAL.search(text) is None:
+        return text
+    return b'"%b"' % text.replace(b'"', b'""')

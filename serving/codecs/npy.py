@@ -60,7 +60,7 @@ def decoder(plan: InputPlan) -> Decode:
 def _read(body: Buffer) -> tuple[tuple[int, ...], np.dtype[Any], bool, memoryview]:
     """Shape, dtype, whether in Fortran order, and the array's bytes."""
     view = memoryview(body)
-    if bytes(view[:6]) != _MAGIC or len(view) < 12 or view[6] not in {1, 2, 3}:
+    if bytes(view[:6]) != _MAGIC or len(view) < 10 or view[6] not in {1, 2, 3}:
         raise MalformedBody("the body is not an .npy file: its first bytes are not those of version 1, 2 or 3")
     start = 10 if view[6] == 1 else 12
     end = start + int.from_bytes(view[8:start], "little")

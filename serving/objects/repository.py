@@ -67,7 +67,7 @@ def find(directory: Path, archives: Archives) -> list[ModelSource]:
     """The models of a repository, a directory of models, by file name; hidden files and other files are passed over."""
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: {'a directory of models was expected' if directory.exists() else NO_SUCH}")
-    if _is_model(directory):
+    if is_model(directory):
         raise ArtifactError(f"{directory} is itself a model; serve it with --model, or its parent as the repository")
     entries = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
     candidates = [path for path in entries if path.is_dir() or path.name.endswith(ARCHIVE_SUFFIXES) or _file_kind(path)]
@@ -106,8 +106,8 @@ def _given(text: str, archives: Archives) -> ModelSource:
 def _archive(path: Path, name: str | None, archives: Archives) -> ModelSource:
     root = archives.unpack(path)
     called = _called(path)
-    if not _is_model(root):
-        inside = sorted(one for one in root.iterdir() if one.is_dir() and _is_model(one))
+    if not is_model(root):
+        inside = sorted(one for one in root.iterdir() if one.is_dir() and is_model(one))
         if len(inside) > 1:
             raise ArtifactError(
                 f"{path} holds {len(inside)} models ({', '.join(one.name for one in inside)}); one was expected"
@@ -149,8 +149,8 @@ def _source(
         )
     if not NAME.fullmatch(name):
         raise ConfigurationError(
-            f"{origin}: '{name}' cannot be a model's name, which is 1 to 63 letters, digits, '-', '_' or '.', beginning "
-            "with a letter or digit; name it with --model NAME=PATH or `name` in model.yaml"
+            f"{origin}: '{name}' cannot be a model's name, which is 1 to 63 letters, digits, '-', '_' or '.', the first of "
+            "them a letter or digit; name it with --model NAME=PATH or `name` in model.yaml"
         )
     if not config.version or not NAME.fullmatch(config.version):
         raise ConfigurationError(f"{origin}: '{config.version}' cannot be a version; a number such as 1 was expected")
@@ -187,7 +187,8 @@ def _file_kind(path: Path) -> str | None:
     return None if found is None else found[0]
 
 
-def _is_model(directory: Path) -> bool:
+def is_model(directory: Path) -> bool:
+    """Whether the directory is a model, rather than a folder of models."""
     if any((directory / name).is_file() for name in (MODEL_YAML, CONFIG_PBTXT)):
         return True
     return any(kind.artifact(place) is not None for place in _places(directory) for kind in kinds().values())
