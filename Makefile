@@ -13,7 +13,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test lint format types bench overload soak fuzz lock clean
+.PHONY: help install serve test lint format types bench overload soak lock clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -44,11 +44,8 @@ bench: $(TEST) ## the benchmark table, peers included (ARGS=--help tells more)
 overload: $(TEST) ## ten minutes of open-loop load above capacity, and a worker killed under load
 	$(BIN)/python -m loadtests.overload $(ARGS)
 
-soak: $(TEST) ## long runs of the batcher's properties
+soak: $(TEST) ## minutes of mixed traffic with bad clients and killed workers; what grows is a leak
 	$(BIN)/python -m loadtests.soak $(ARGS)
-
-fuzz: $(TEST) ## hostile bytes for the codecs and the parser
-	$(BIN)/python -m loadtests.fuzz $(ARGS)
 
 lock: | $(BIN)/python ## renew both lock files from pyproject.toml, keeping pins that still fit (ARGS=--upgrade renews them)
 	$(BIN)/pip install --quiet pip-tools

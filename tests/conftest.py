@@ -14,7 +14,7 @@ from serving.samples import file_type, fraud
 from tests.support import server as support
 from tests.support.server import Server
 
-# The same cases on every run, however slow the machine; loadtests.soak is for new ones.
+# The same cases on every run, however slow the machine.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 

@@ -64,7 +64,7 @@ files to read or write (profiles, optimised models, partitions): neither may com
 
 _FATAL = 4
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
-_SOURCE = re.compile(r"\S*?([\w.]+\.(?:cc|h|cpp|cu|cuh)):(\d+)")
+_SOURCE = re.compile(r"(?:/[\w.+-]+)*/([\w.+-]+\.(?:cc|h|cpp|cu|cuh)):(\d+)")
 _MOST = 600
 
 

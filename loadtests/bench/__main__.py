@@ -85,7 +85,6 @@ def main() -> int:
         seconds=options.duration or (1.0 if options.quick else 5.0),
         rounds=options.repeat or (1 if options.quick else 3),
         quick=options.quick,
-        peers=options.peers,
         executable=options.executable,
         report=report,
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from loadtests.bench import servers
 from loadtests.bench.cases import ENCODER_CONNECTIONS, ENCODER_RUNS, FRAUD_CONNECTIONS
-from loadtests.bench.compare import cpu_ratio, rate_ratio
+from loadtests.bench.compare import cpu_ratio, interleave, rate_ratio
 from loadtests.bench.context import Context
 from loadtests.bench.load import Load, LoadFailed, Target
 from loadtests.bench.models import ENCODER, FRAUD, BenchModel
@@ -25,13 +24,9 @@ def fraud(context: Context, connections: int) -> None:
     case = f"fraud-mlp/c{connections}"
     sample = context.sample(FRAUD)
     with servers.floor(str(context.server_core)) as floor, context.ours(FRAUD) as ours:
-
-        def load(server: Server, target: Target) -> Callable[[], Load]:
-            return lambda: server.load(target, connections, context.seconds, context.load_core)
-
-        variants = {"floor": load(floor, floor.ask(INVOCATIONS, FRAUD, sample, check=False))}
+        variants = {"floor": context.load(floor, floor.ask(INVOCATIONS, FRAUD, sample, check=False), connections)}
         for protocol in OUR_PROTOCOLS:
-            variants[protocol.name] = load(ours, ours.ask(protocol, FRAUD, sample))
+            variants[protocol.name] = context.load(ours, ours.ask(protocol, FRAUD, sample), connections)
         loads = context.interleaved(FRAUD, WATCHED_BATCHES, variants)
     for name, several in loads.items():
         system = "uvicorn bare ASGI" if name == "floor" else f"{servers.OURS} {name}"
@@ -47,15 +42,10 @@ def fraud(context: Context, connections: int) -> None:
 def encoder(context: Context, connections: int, batch: int) -> None:
     """Single runs, each against the limit measured right before and after it; the worst of them decides."""
     case = f"encoder/c{connections}"
-    shares, loads = [], []
     with context.ours(ENCODER) as ours:
         target = ours.ask(INVOCATIONS, ENCODER, context.sample(ENCODER))
-        for _ in range(1 if context.quick else ENCODER_RUNS):
-            load, limit = context.between_limits(
-                ENCODER, (16, 32), lambda: ours.load(target, connections, context.seconds, context.load_core)
-            )
-            loads.append(load)
-            shares.append(load.requests_per_s / limit.rows_per_s(batch))
+        runs = 1 if context.quick else ENCODER_RUNS
+        loads, shares = _shares(context, ours, target, connections, batch, runs)
     middle = sorted(shares)[len(shares) // 2]
     context.row(row(case, f"{servers.OURS} {INVOCATIONS.name}", loads, to_limit=middle))
     context.figure(f"{case}: rows/s to session.run at batch {batch}", middle, min(shares))
@@ -71,17 +61,46 @@ def peers(context: Context) -> None:
             context.report.absent[peer.name] = str(error)
             context.row(Row("peers", peer.name, note=str(error)))
             continue
-        _peer(context, peer, home, FRAUD, FRAUD_CONNECTIONS)
-        _peer(context, peer, home, ENCODER, tuple(connections for connections, _ in ENCODER_CONNECTIONS))
+        for model in (FRAUD, ENCODER):
+            _peer(context, peer, home, model)
 
 
-def _peer(context: Context, peer: Peer, home: Path, model: BenchModel, connections: tuple[int, ...]) -> None:
+def _peer(context: Context, peer: Peer, home: Path, model: BenchModel) -> None:
+    """One peer on one model: fraud-mlp interleaved with the floor, encoder against the limit around each run."""
+    system = f"{peer.name} {peer.protocol.name}"
     try:
-        with peer.running(home, model, context.path(model)) as server:
+        with (
+            servers.floor(str(context.server_core)) as floor,
+            peer.running(home, model, context.path(model), str(context.server_core)) as server,
+        ):
             target = server.ask(peer.protocol, model, context.sample(model))
-            for count in connections:
-                loads = [server.load(target, count, context.seconds, context.load_core) for _ in range(context.rounds)]
-                context.row(row(f"{model.name}/c{count}", f"{peer.name} {peer.protocol.name}", loads))
+            if model is FRAUD:
+                base = floor.ask(INVOCATIONS, model, context.sample(model), check=False)
+                for connections in FRAUD_CONNECTIONS:
+                    variants = {
+                        "floor": context.load(floor, base, connections),
+                        "peer": context.load(server, target, connections),
+                    }
+                    found = interleave(variants, context.rounds)
+                    to_floor = rate_ratio(found["peer"], found["floor"])
+                    context.row(row(f"{model.name}/c{connections}", system, found["peer"], to_floor))
+                return
+            for connections, batch in ENCODER_CONNECTIONS:
+                loads, shares = _shares(context, server, target, connections, batch, context.rounds)
+                middle = sorted(shares)[len(shares) // 2]
+                context.row(row(f"{model.name}/c{connections}", system, loads, to_limit=middle))
     except (CannotStart, LoadFailed, WrongAnswer) as error:
         context.report.absent[f"{peer.name} {model.name}"] = str(error)
         context.row(Row(model.name, peer.name, note=str(error)))
+
+
+def _shares(
+    context: Context, server: Server, target: Target, connections: int, batch: int, runs: int
+) -> tuple[list[Load], list[float]]:
+    """Runs of encoder, each with its share of the no-server limit measured right before and after it."""
+    loads, shares = [], []
+    for _ in range(runs):
+        load, limit = context.between_limits(ENCODER, (16, 32), context.load(server, target, connections))
+        loads.append(load)
+        shares.append(load.requests_per_s / limit.rows_per_s(batch))
+    return loads, shares

@@ -12,9 +12,10 @@ from typing import TypeVar
 from loadtests.bench import limits, models, servers
 from loadtests.bench.compare import interleave
 from loadtests.bench.limits import Limits
-from loadtests.bench.load import Load
+from loadtests.bench.load import Load, Target
 from loadtests.bench.models import BenchModel, Sample
 from loadtests.bench.report import Figure, Report, Row
+from loadtests.bench.servers import Server
 from loadtests.bench.stats import Interval
 
 Result = TypeVar("Result")
@@ -28,7 +29,6 @@ class Context:
     seconds: float
     rounds: int
     quick: bool
-    peers: bool
     executable: str | None
     report: Report
     server_core: int = 0
@@ -45,9 +45,7 @@ class Context:
             self._samples[model.name] = models.samples(model, self.path(model), 1)[0]
         return self._samples[model.name]
 
-    def ours(
-        self, *served: BenchModel, workers: int = 1, cores: str | None = None
-    ) -> AbstractContextManager[servers.Server]:
+    def ours(self, *served: BenchModel, workers: int = 1, cores: str | None = None) -> AbstractContextManager[Server]:
         """This server with those models, on the server core unless told otherwise."""
         where = str(self.server_core) if cores is None else cores
         return servers.ours([self.path(model) for model in served], workers, where, self.executable)
@@ -56,6 +54,10 @@ class Context:
         """The no-server limit of the model on the server core, now."""
         seconds = 0.3 if self.quick else 1.0
         return limits.measure(self.path(model), model.name, batches, seconds, self.server_core)
+
+    def load(self, server: Server, target: Target, connections: int) -> Callable[[], Load]:
+        """A measured run of the given target, to be called."""
+        return lambda: server.load(target, connections, self.seconds, self.load_core)
 
     def between_limits(
         self, model: BenchModel, batches: Sequence[int], run: Callable[[], Result]

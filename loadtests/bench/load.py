@@ -155,7 +155,7 @@ def parse(output: str) -> Load:
 
 
 class Wrk:
-    """One wrk process, started at once; `result()` waits for its end."""
+    """One wrk process, started at once; `result()` waits for its end, leaving the block makes sure of it."""
 
     def __init__(self, target: Target, connections: int, seconds: float, core: int, check: bool = False) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="bench-")
@@ -167,16 +167,21 @@ class Wrk:
         command += ["--timeout", "20s", "-s", str(lua), f"http://127.0.0.1:{target.port}{target.request.path}"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
+    def __enter__(self) -> Wrk:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+        self._folder.cleanup()
+
     def result(self) -> Load:
         """The measured run. Raises `LoadFailed` when wrk fails or hangs, `WrongAnswer` when an answer was wrong."""
         try:
             output, _ = self._process.communicate(timeout=self._limit_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
             raise LoadFailed(f"wrk did not end within {self._limit_s} s") from None
-        finally:
-            self._folder.cleanup()
         load = parse(output)
         if load.wrong:
             example = output.partition("EXAMPLE ")[2].strip()

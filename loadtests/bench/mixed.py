@@ -33,9 +33,11 @@ def _both(context: Context, server: Server) -> None:
     slow = server.ask(ENDPOINT, ENCODER, context.sample(ENCODER))
     pairs: list[tuple[Load, Load]] = []
     for seconds, check in [(1.0, True)] + [(context.seconds, False)] * 2 * context.rounds:
-        first = Wrk(fast, FRAUD_CONNECTIONS, seconds, context.load_core, check)
-        second = Wrk(slow, ENCODER_CONNECTIONS, seconds, context.load_core, check)
-        both = first.result(), second.result()
+        with (
+            Wrk(fast, FRAUD_CONNECTIONS, seconds, context.load_core, check) as first,
+            Wrk(slow, ENCODER_CONNECTIONS, seconds, context.load_core, check) as second,
+        ):
+            both = first.result(), second.result()
         if both[0].errors or both[1].errors:
             raise LoadFailed(f"errors with both models at once: {both[0].errors} fraud-mlp, {both[1].errors} encoder")
         if not check:
@@ -52,10 +54,8 @@ def _both(context: Context, server: Server) -> None:
 def _beside_bulk(context: Context, server: Server, protocol: Protocol, name: str) -> None:
     target = server.ask(ENDPOINT, FRAUD, context.sample(FRAUD))
     with _bulk_caller(context, server, protocol) as answered:
-        loads = [
-            server.load(target, FRAUD_CONNECTIONS, context.seconds, context.load_core)
-            for _ in range(2 * context.rounds)
-        ]
+        measure = context.load(server, target, FRAUD_CONNECTIONS)
+        loads = [measure() for _ in range(2 * context.rounds)]
         count = answered()
     found = row(f"fraud-mlp c4 beside 20 MB {name}", f"{OURS} {ENDPOINT.name}", loads)
     # CPU per request would count the large bodies' too.

@@ -66,9 +66,11 @@ class Server:
     def load(self, target: Target, connections: int, seconds: float, core: int, warm_s: float = 1.0) -> Load:
         """A checked burst at the same concurrency, then the measured run with the server's CPU."""
         if warm_s:
-            Wrk(target, connections, warm_s, core, check=True).result()
+            with Wrk(target, connections, warm_s, core, check=True) as wrk:
+                wrk.result()
         before = proc.cpu_seconds(self.process.pid)
-        load = Wrk(target, connections, seconds, core).result()
+        with Wrk(target, connections, seconds, core) as wrk:
+            load = wrk.result()
         used = proc.cpu_seconds(self.process.pid) - before
         if load.errors:
             raise LoadFailed(f"{self.name}: {load.errors} errors in {load.requests} requests to {target.request.path}")

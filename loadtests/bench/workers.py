@@ -27,8 +27,8 @@ def _compare(context: Context, model: BenchModel) -> None:
         targets = {server: server.ask(INVOCATIONS, model, context.sample(model)) for server in (one, two)}
         loads = interleave(
             {
-                "1 worker": lambda: one.load(targets[one], CONNECTIONS, context.seconds, context.load_core),
-                "2 workers": lambda: two.load(targets[two], CONNECTIONS, context.seconds, context.load_core),
+                "1 worker": context.load(one, targets[one], CONNECTIONS),
+                "2 workers": context.load(two, targets[two], CONNECTIONS),
             },
             context.rounds,
         )

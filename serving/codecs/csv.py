@@ -153,9 +153,13 @@ class StrictCsv:
             return text.lower() == "true"
         if "_" not in text and text.isascii():
             try:
-                return int(text)
+                whole = int(text)
             except ValueError:
                 pass
+            else:
+                # What 64 bits cannot hold is a float, as in JSON.
+                if -(2**63) <= whole < 2**64:
+                    return whole
             try:
                 number = float(text)
             except ValueError:

@@ -316,7 +316,7 @@ def _shape(label: str, shape: object) -> list[int]:
         raise InvalidInput(f"{label}: 'shape' is {shown(shape)}; a list of whole numbers was expected")
     found = []
     for dim in shape:
-        if type(dim) is not int and not (type(dim) is float and dim.is_integer()):
+        if type(dim) is not int and not (type(dim) is float and dim.is_integer() and abs(dim) < 2**63):
             raise InvalidInput(f"{label}: 'shape' holds {shown(dim)}; whole numbers were expected")
         found.append(int(dim))
     return found

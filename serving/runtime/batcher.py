@@ -145,9 +145,12 @@ class Batcher(Generic[I]):
 
     # ------------------------------------------------------------------ events
 
-    def add(self, item: I, now: float) -> float:
-        """Queues a request and returns 0, or returns the predicted wait in seconds for which it is refused."""
-        if self.queued and not self.free:
+    def add(self, item: I, now: float, admitted: bool = False) -> float:
+        """Queues a request and returns 0, or returns the predicted wait in seconds for which it is refused.
+
+        `admitted`: part of a request that was let in before, never refused.
+        """
+        if self.queued and not self.free and not admitted:
             wait = self.predicted_wait(now)
             if wait > self.policy.max_wait_s or now + wait > item.deadline:
                 return wait

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from serving.codecs.base import Asked, Column
+from serving.codecs.base import Asked, Column, Encode, Encoded
+from serving.contract import Array
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
+    from serving.runtime.model import Model
     from serving.runtime.routing import Route
 
 
@@ -87,6 +89,23 @@ class Reply(Protocol):
         """The request failed."""
 
 
+class Destination(Protocol):
+    """What an invocation comes back to once it was run: a route, or what collects the pieces of a large request."""
+
+    model: Model
+    variant: str
+    encode: Encode
+
+    def answer(self, item: Invocation, outputs: Sequence[Array], formed: float, ended: float) -> None:
+        """Its rows of the outputs are there; `formed` and `ended` are when its batch began and ended."""
+
+    def send(self, item: Invocation, encoded: Encoded, formed: float, ended: float) -> None:
+        """Its answer was encoded."""
+
+    def failed(self, item: Invocation, error: ServingError) -> None:
+        """It failed."""
+
+
 class Invocation:
     """A decoded request: its rows, its caller, its times (seconds of `time.perf_counter`)."""
 
@@ -110,7 +129,7 @@ class Invocation:
         self,
         head: Head,
         reply: Reply,
-        route: Route,
+        route: Destination,
         rows: int,
         columns: tuple[Column, ...],
         signature: Hashable,

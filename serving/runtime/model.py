@@ -29,6 +29,7 @@ from serving.runtime.assembly import Assembler
 from serving.runtime.batcher import DONE, QUEUED, RUNNING, Batch, Batcher, BatchPolicy
 from serving.runtime.costs import Costs
 from serving.runtime.invocation import Invocation
+from serving.runtime.oversize import Oversize
 from serving.runtime.slots import Slots
 from serving.runtime.statistics import ModelStatistics
 
@@ -45,6 +46,7 @@ _INLINE_KEEP = 1.5
 _INLINE_PROBE = 4.0
 _PROBE_EVERY = 64
 _LEARN_EVERY = 4
+_PIECE_S = 1e-3
 
 
 class BatchRecord(msgspec.Struct, frozen=True):
@@ -141,14 +143,21 @@ class Model:
     # ------------------------------------------------------------------ what callers do
 
     def submit(self, item: Invocation) -> None:
-        """Queues a request. Raises `Overloaded`, `NotReady` or `InvalidInput`; otherwise its reply will be called."""
-        if self._closing is not None:
+        """Takes a request. Raises `Overloaded`, `NotReady` or `InvalidInput`; otherwise its reply will be called."""
+        if item.rows > self.batcher.policy.max_rows and item.rows > (piece := self._piece_rows()):
+            Oversize(self, item, piece).start()
+        else:
+            self.enqueue(item)
+
+    def enqueue(self, item: Invocation, admitted: bool = False) -> None:
+        """Queues a request of at most a batch; `admitted`: it was let in before, and is not refused now."""
+        if self._closing is not None and not admitted:
             raise NotReady(f"model '{self.name}' is being unloaded")
         if item.priority > self.batcher.policy.levels:
             raise InvalidInput(
                 f"priority {item.priority} is over the {self.batcher.policy.levels} levels of model '{self.name}'"
             )
-        wait = self.batcher.add(item, perf_counter())
+        wait = self.batcher.add(item, perf_counter(), admitted)
         if wait:
             self.statistics.refused += 1
             raise Overloaded(
@@ -162,6 +171,13 @@ class Model:
                 self._busy = True
                 self._pulse.busy += 1
             self._loop.call_soon(self._tick)
+
+    def _piece_rows(self) -> int:
+        """Rows of one run of a large request: about a millisecond's worth, and never over what the operator set."""
+        rows = self.batcher.policy.max_rows
+        if self.config.batching.max_batch_size is None and self._costs.row_s:
+            rows = max(rows, int(_PIECE_S / self._costs.row_s))
+        return rows
 
     def cancel(self, item: Invocation) -> None:
         """The caller hung up: a queued request never runs, a running one is not answered."""
@@ -356,8 +372,8 @@ class Model:
                     mine = [output[low:high] for output in outputs]
                 if item.head.timing:
                     item.timings = (formed - item.enqueued, batch.rows, batch.seconds)
-                if row_bytes * item.rows > BULK_BYTES:
-                    self._encode_on_thread(item, mine, formed, ended)
+                if row_bytes * item.rows > BULK_BYTES and type(item.route) is not Oversize:
+                    self.encode_on_thread(item, mine, formed, ended)
                 else:
                     item.route.answer(item, mine, formed, ended)
             low = high
@@ -379,7 +395,8 @@ class Model:
 
         self._bulk.submit(run)
 
-    def _encode_on_thread(self, item: Invocation, outputs: Sequence[Array], formed: float, ended: float) -> None:
+    def encode_on_thread(self, item: Invocation, outputs: Sequence[Array], formed: float, ended: float) -> None:
+        """Encodes and sends an answer that would hold the loop up."""
         encode = item.route.encode
         asked = item.asked
 

@@ -37,7 +37,17 @@ class Endpoint:
 class Route:
     """One head's way: decode, run, encode, count."""
 
-    __slots__ = ("decode", "encode", "endpoint", "model", "model_priority", "snapshot", "statistics", "timeout_s")
+    __slots__ = (
+        "decode",
+        "encode",
+        "endpoint",
+        "model",
+        "model_priority",
+        "snapshot",
+        "statistics",
+        "timeout_s",
+        "variant",
+    )
 
     def __init__(
         self, snapshot: Snapshot, endpoint: Endpoint, decode: Decode, encode: Encode, timeout_s: float, priority: int
@@ -45,6 +55,7 @@ class Route:
         self.snapshot = snapshot
         self.endpoint = endpoint
         self.model = endpoint.model
+        self.variant = endpoint.variant
         self.statistics = endpoint.statistics
         self.decode = decode
         self.encode = encode

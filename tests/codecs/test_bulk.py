@@ -17,7 +17,6 @@ from serving.errors import ServingError
 from tests.codecs.support import one
 
 
-
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pieces of a few bytes, so that short texts are cut at every kind of place."""
@@ -68,7 +67,9 @@ def test_spoilt_rows_fare_as_they_ordinarily_would(shape: tuple[int, ...], rows:
     for _ in range(data.draw(st.integers(1, 2))):
         at = data.draw(st.integers(0, len(text)))
         size = data.draw(st.integers(0, 2))
-        text[at : at + size] = data.draw(st.sampled_from([b"", b",", b"[", b"]", b"],[", b"true", b"1", b" ", b"{}", b'""', b"[]"]))
+        text[at : at + size] = data.draw(
+            st.sampled_from([b"", b",", b"[", b"]", b"],[", b"true", b"1", b" ", b"{}", b'""', b"[]"])
+        )
     body = bytes(text)
     assert _answer(json.decoder(plan), body) == _answer(_strict(plan), body)
 
@@ -83,7 +84,9 @@ def test_spoilt_v2_data_fares_as_it_ordinarily_would(rows: int, data: st.DataObj
     if data.draw(st.booleans()):
         at = data.draw(st.integers(0, len(text)))
         size = data.draw(st.integers(0, 2))
-        text[at : at + size] = data.draw(st.sampled_from([b"", b",", b"[", b"]", b"true", b"1", b"1.5", b" ", b"{}", b"null"]))
+        text[at : at + size] = data.draw(
+            st.sampled_from([b"", b",", b"[", b"]", b"true", b"1", b"1.5", b" ", b"{}", b"null"])
+        )
     body = bytes(text)
     assert _answer(open_inference.json_decoder(plan), body) == _answer(_strict_v2(plan), body)
 
@@ -95,7 +98,15 @@ def _strict_v2(plan: InputPlan) -> Decode:
 @pytest.mark.usefixtures("small_pieces")
 def test_csv_in_pieces() -> None:
     plan = InputPlan(one("FP32", -1, 2), "m")
-    for text in (b"1,2\n3,4\n5,6\n", b"1,2\n\n3,4", b"1,2\r\n3,4\r\n", b"1,2\n3,x\n", b"1,2\n3\n", b"1,2\n+3,4", b"1,2"):
+    for text in (
+        b"1,2\n3,4\n5,6\n",
+        b"1,2\n\n3,4",
+        b"1,2\r\n3,4\r\n",
+        b"1,2\n3,x\n",
+        b"1,2\n3\n",
+        b"1,2\n+3,4",
+        b"1,2",
+    ):
         assert _answer(csv.decoder(plan), text) == _answer(csv.StrictCsv(plan).decode, text)
 
 

@@ -170,13 +170,18 @@ def _answer(run: Any) -> Decoded | type[ServingError]:
 
 
 NUMBERS = st.one_of(
-    st.integers(-(2**70), 2**70), st.integers(-200, 300), st.floats(allow_nan=False, allow_infinity=False), st.floats(-9, 9)
+    st.integers(-(2**70), 2**70),
+    st.integers(-200, 300),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(-9, 9),
 )
 VALUES = st.one_of(NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.booleans(), st.none(), st.just("1"))
 PACKED = sorted(set(NUMPY) - {"BOOL", "BF16", "BYTES"})
 
 
-@given(st.sampled_from(PACKED), st.lists(st.lists(VALUES, min_size=1, max_size=3), min_size=1, max_size=3), st.booleans())
+@given(
+    st.sampled_from(PACKED), st.lists(st.lists(VALUES, min_size=1, max_size=3), min_size=1, max_size=3), st.booleans()
+)
 def test_fast_path_answers_as_the_strict_one(datatype: str, rows: list[list[Any]], v2: bool) -> None:
     width = len(rows[0])
     model = one(datatype, -1, width)

@@ -65,6 +65,16 @@ def test_the_exact_dtype_is_not_copied() -> None:
     assert column.obj is body
 
 
+def test_headers_of_other_writers() -> None:
+    data = np.arange(3, dtype=np.float32).tobytes()
+    for header in (
+        "{'shape': (1, 3), 'fortran_order': False, 'descr': '<f4'}",
+        '{"descr":"<f4","fortran_order":False,"shape":(1,3,)}\n',
+        "{'descr': '<f4', 'fortran_order': True, 'shape': (1L, 3L), }   \n",
+    ):
+        assert arrays(one(), decode(one(), written(header, data), NPY))[0].tolist() == [[0, 1, 2]]
+
+
 SHAPED = "{'descr': '<f4', 'fortran_order': False, 'shape': %s}"
 
 
@@ -80,23 +90,32 @@ SHAPED = "{'descr': '<f4', 'fortran_order': False, 'shape': %s}"
         (one(), saved(GOOD)[:-1], MalformedBody, ["needs 24 bytes, 23 came"]),
         (one(), saved(GOOD) + b"\0", MalformedBody, ["needs 24 bytes, 25 came"]),
         (one(), written("[" * 3000), MalformedBody, ["cannot be read"]),
+        (one(), written("{'descr': '<f4', 'shape': (1, 3)}"), MalformedBody, ["cannot be read"]),
+        (
+            one(),
+            written("{'descr': '<a4', 'fortran_order': False, 'shape': (1, 3)}"),
+            MalformedBody,
+            ["cannot be read"],
+        ),
         (one(), written("{}"), MalformedBody, ["cannot be read"]),
         (one(), written("3"), MalformedBody, ["cannot be read"]),
         (one(), written("__import__('os')"), MalformedBody, ["cannot be read"]),
-        (one(), written(SHAPED % "[1, 3]"), MalformedBody, ["not a tuple"]),
-        (one(), written(SHAPED % "(-1, 3)"), MalformedBody, ["not a tuple"]),
-        (one(), written(SHAPED % "(True, 3)"), MalformedBody, ["not a tuple"]),
-        (one(), written(SHAPED % f"({2**62}, 3)"), InvalidInput, ["overflows"]),
+        (one(), written(SHAPED % "[1, 3]"), MalformedBody, ["cannot be read"]),
+        (one(), written(SHAPED % "(-1, 3)"), MalformedBody, ["cannot be read"]),
+        (one(), written(SHAPED % "(True, 3)"), MalformedBody, ["cannot be read"]),
+        (one(), written(SHAPED % f"({10**18 - 1}, 3)"), MalformedBody, ["0 came after the header"]),
+        (one("FP32", -1, -1), written(SHAPED % f"({10**18 - 1}, {10**18 - 1})"), InvalidInput, ["overflows"]),
+        (one(), written(SHAPED % f"({10**40}, 3)"), MalformedBody, ["cannot be read"]),
         (one(), written(SHAPED % "(0, 3)"), InvalidInput, ["at least one row"]),
-        (one(), written(SHAPED.replace("<f4", "what") % "(1, 3)"), MalformedBody, ["cannot be read"]),
+        (one(), written(SHAPED.replace("<f4", "<f3") % "(1, 3)"), MalformedBody, ["dtype <f3"]),
         (one(), saved(np.array([[None] * 3], object)), InvalidInput, ["|O"]),
-        (one(), saved(np.zeros((1, 3), [("a", "<f4")])), InvalidInput, ["plain numbers"]),
+        (one(), saved(np.zeros((1, 3), [("a", "<f4")])), MalformedBody, ["plain numbers"]),
         (one(), saved(GOOD[0]), InvalidInput, ["[3]", "[-1, 3]"]),
         (one(), saved(GOOD[:, :2]), InvalidInput, ["[2, 2]", "[-1, 3]"]),
         (one(), saved(GOOD.astype(np.complex64)), InvalidInput, ["complex64", "FP32 was expected"]),
         (one(), saved(GOOD > 2), InvalidInput, ["bool", "FP32 was expected"]),
         (one(), saved(np.array([["a", "b", "c"]])), InvalidInput, ["FP32 was expected"]),
-        (one(), saved(GOOD * 1e38 * np.float64(10)), InvalidInput, ["element 3", "out of range for FP32"]),
+        (one(), saved(GOOD.astype(np.float64) * 1e38), InvalidInput, ["element 3", "out of range for FP32"]),
         (one("INT32"), saved(GOOD), InvalidInput, ["float32", "INT32 was expected"]),
         (one("UINT8"), saved(np.array([[1, 2, -1]])), InvalidInput, ["element 2 is -1", "out of range"]),
         (one("INT64"), saved(np.array([[1, 2, 2**63]], np.uint64)), InvalidInput, ["out of range"]),

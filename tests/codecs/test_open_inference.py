@@ -44,7 +44,11 @@ def body(*entries: dict[str, Any], **extra: Any) -> bytes:
         (one("FP32", -1, 1), body(changed(X, shape=[2, 1], data=[1, 2])), [[[1], [2]]]),
         (one("FP32", -1, 1), body(changed(X, shape=[2, 1], data=[[1], [2]])), [[[1], [2]]]),
         (one("FP32", -1, 1), body(changed(X, shape=[1, 1], data=[[1]])), [[[1]]]),
-        (one("UINT8", -1, 2, 2), body(changed(X, shape=[1, 2, 2], datatype="UINT8", data=[1, 2, 3, 4])), [[[[1, 2], [3, 4]]]]),
+        (
+            one("UINT8", -1, 2, 2),
+            body(changed(X, shape=[1, 2, 2], datatype="UINT8", data=[1, 2, 3, 4])),
+            [[[[1, 2], [3, 4]]]],
+        ),
         (one("FP32", -1, -1), body(changed(X, shape=[1, 2], data=[1, 2])), [[[1, 2]]]),
         (one("BF16"), body(changed(X, datatype="BF16")), [[[1, 2, 3]]]),
         (one("FP16"), body(changed(X, datatype="FP16")), [[[1, 2, 3]]]),
@@ -92,6 +96,7 @@ def test_json(model: ModelSpec, text: bytes, expected: list[Any], v2: bool) -> N
         (one(), body(changed(X, shape=3)), InvalidInput, ["'shape' is the number 3"]),
         (one(), body(changed(X, shape=["1", 3])), InvalidInput, ["'shape' holds the string '1'"]),
         (one(), body(changed(X, shape=[True, 3])), InvalidInput, ["'shape' holds true"]),
+        (one(), body(changed(X, shape=[1e300, 3])), InvalidInput, ["1e+300"]),
         (one(), body(changed(X, shape=[1.5, 3])), InvalidInput, ["the number 1.5"]),
         (one(), body(changed(X, shape=[3])), InvalidInput, ["[3]", "[-1, 3]"]),
         (one(), body(changed(X, shape=[1] * 1000)), InvalidInput, ["rank 1000"]),
@@ -129,7 +134,12 @@ def test_json(model: ModelSpec, text: bytes, expected: list[Any], v2: bool) -> N
         (one(), body(X, outputs=[{}]), InvalidInput, ["no output null"]),
         (one(), body(X, outputs=[{"name": "p"}, {"name": "p"}]), InvalidInput, ["'p' is asked for twice"]),
         (one(), body(X, outputs=[{"name": "p", "parameters": {"binary_data": 1}}]), InvalidInput, ["'binary_data'"]),
-        (one(), body(X, outputs=[{"name": "p", "parameters": {"classification": -1}}]), InvalidInput, ["'classification'"]),
+        (
+            one(),
+            body(X, outputs=[{"name": "p", "parameters": {"classification": -1}}]),
+            InvalidInput,
+            ["'classification'"],
+        ),
         (one(), body(X, outputs=[{"name": "p", "parameters": {"shared_memory_offset": 0}}]), Unsupported, ["memory"]),
         (TWO, body(A), InvalidInput, ["'b' is missing"]),
         (TWO, body(A, changed(B, shape=[1, 1], data=[5])), InvalidInput, ["'b' has 1 rows", "'a' has 2"]),
@@ -190,7 +200,9 @@ def raw(name: str, shape: list[int], datatype: str, size: int) -> dict[str, Any]
 def test_binary_round_trip(datatype: str, rows: int, data: st.DataObject) -> None:
     if datatype == "BYTES":
         values = np.empty((rows, 2), object)
-        values[:] = np.array(data.draw(st.lists(st.binary(), min_size=rows * 2, max_size=rows * 2)), object).reshape(-1, 2)
+        values[:] = np.array(data.draw(st.lists(st.binary(), min_size=rows * 2, max_size=rows * 2)), object).reshape(
+            -1, 2
+        )
     elif datatype == "BOOL":
         values = np.array(data.draw(st.lists(st.booleans(), min_size=rows * 2, max_size=rows * 2))).reshape(-1, 2)
     else:
@@ -222,7 +234,10 @@ def test_binary_tensors_are_views_of_the_body_and_headers_are_remembered() -> No
         assert (rows, signature) == (1, None)
         assert asked == Asked(Style.OPEN_INFERENCE)
         assert all(isinstance(column, memoryview) and column.obj is text for column in columns)
-        assert [array.tolist() for array in arrays(model, (rows, columns, signature, asked))] == [[[value, 0.5]], [[value]]]
+        assert [array.tolist() for array in arrays(model, (rows, columns, signature, asked))] == [
+            [[value, 0.5]],
+            [[value]],
+        ]
     assert list(plan.memo) == [header]
     with pytest.raises(InvalidInput, match="1 bytes after"):
         decoder(header + bytes(17))
@@ -262,7 +277,9 @@ def test_the_memory_of_headers_is_bounded() -> None:
         (STRINGS, body(raw("x", [2**40, 1], "BYTES", 4)), b"\0\0\0\0", InvalidInput, ["need at least"]),
     ],
 )
-def test_binary_faults(model: ModelSpec, header: bytes, tail: bytes, error: type[ServingError], words: list[str]) -> None:
+def test_binary_faults(
+    model: ModelSpec, header: bytes, tail: bytes, error: type[ServingError], words: list[str]
+) -> None:
     with pytest.raises(error) as caught:
         binary(model, header, tail)
     for word in words:

@@ -90,7 +90,9 @@ def test_csv_is_not_read_for_tensors_of_higher_rank() -> None:
 V2 = b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP32","data":[1,2,3]}]}'
 
 
-@pytest.mark.parametrize("media_type", ["", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize(
+    "media_type", ["", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"]
+)
 def test_the_v2_routes_read_v2_json(media_type: str) -> None:
     assert decode(one(), V2, media_type, v2=True)[0] == 1
 

@@ -52,7 +52,6 @@ class Server:
 
     process: subprocess.Popen[bytes]
     port: int
-    grpc_port: int
     state_dir: Path
     log: Path
     host: str = "127.0.0.1"
@@ -143,12 +142,12 @@ def start(*arguments: str | Path, state_dir: Path, env: dict[str, str] | None = 
 
     `env` is added to this process's environment.
     """
-    port, grpc_port = free_ports(2)
+    (port,) = free_ports(1)
     state_dir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "serving.cli.main", "up", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--state-dir", str(state_dir), *map(str, arguments)]
     log = state_dir.parent / f"{state_dir.name}.log"
-    return Server(spawn(command, log, env or {}), port, grpc_port, state_dir, log)
+    return Server(spawn(command, log, env or {}), port, state_dir, log)
 
 
 def spawn(command: list[str], log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -34,10 +34,10 @@ def play(tmp_path: Path) -> Iterator[Play]:
     servers: list[Server] = []
 
     def play(program: str) -> Server:
-        port, grpc_port = free_ports(2)
+        (port,) = free_ports(1)
         log = tmp_path / "log"
         command = [sys.executable, "-c", program.replace("PORT", str(port))]
-        servers.append(Server(spawn(command, log, {}), port, grpc_port, tmp_path, log))
+        servers.append(Server(spawn(command, log, {}), port, tmp_path, log))
         return servers[-1]
 
     yield play

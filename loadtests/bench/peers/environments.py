@@ -39,12 +39,12 @@ class Peer:
         return HERE / f"{self.name}.txt"
 
     @contextlib.contextmanager
-    def running(self, environment: Path, model: BenchModel, path: Path) -> Iterator[Server]:
-        """The peer serving one model on the server core."""
+    def running(self, environment: Path, model: BenchModel, path: Path, cores: str) -> Iterator[Server]:
+        """The peer serving one model."""
         port = free_port()
         with tempfile.TemporaryDirectory(prefix=f"bench-{self.name}-") as scratch:
             launch = self.launch(environment, model, path.resolve(), port, Path(scratch))
-            with running(self.name, launch, port) as server:
+            with running(self.name, launch, port, cores) as server:
                 yield server
 
 

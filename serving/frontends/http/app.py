@@ -142,7 +142,7 @@ class HttpApp:
         invocation, fields, content = outcome
         if head.face is Face.RUNTIME:
             fields += b"x-amzn-requestid: %b\r\n" % lane.request_id()
-            fields += b"x-amzn-invoked-production-variant: %b\r\n" % invocation.route.endpoint.variant.encode()
+            fields += b"x-amzn-invoked-production-variant: %b\r\n" % invocation.route.variant.encode()
         if invocation.timings is not None:
             fields += server_timing(*invocation.timings)
         if head.coding is not None and len(content) >= COMPRESS_BYTES:

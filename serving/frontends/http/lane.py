@@ -427,7 +427,7 @@ class Connection(HttpToolsProtocol):
         if head.face is Face.RUNTIME:
             fields += b"x-amzn-requestid: %b\r\n" % self.lane.request_id()
             if invocation is not None:
-                variant = invocation.route.endpoint.variant.encode()
+                variant = invocation.route.variant.encode()
                 fields += b"x-amzn-invoked-production-variant: %b\r\n" % variant
         if invocation is not None and invocation.timings is not None:
             queue_s, rows, compute_s = invocation.timings

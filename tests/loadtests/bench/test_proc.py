@@ -17,7 +17,7 @@ def test_own_process() -> None:
 
 def test_tree_holds_grandchildren_and_their_cpu() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}], stdin=0)"
-    burn = "import time\nwhile time.process_time() < .1: pass\nprint('burnt', flush=True)\ninput()"
+    burn = "import time\nwhile time.process_time() < .2: pass\nprint('burnt', flush=True)\ninput()"
     command = [sys.executable, "-c", code.format(inner=burn)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None

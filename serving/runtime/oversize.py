@@ -1,0 +1,113 @@
+"""Requests larger than a batch: run in pieces, one after the other, so that nobody waits behind the whole of them.
+
+Each piece queues behind what came while the last one ran; the answer is put together from the pieces in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from serving.codecs.base import Column, Encode, Encoded
+from serving.contract import Array
+from serving.errors import InternalError, ServingError
+from serving.runtime.invocation import Invocation
+
+if TYPE_CHECKING:
+    from serving.runtime.model import Model
+
+
+class Oversize:
+    """One request in pieces of `piece_rows` rows. Stands in as the route of its pieces."""
+
+    def __init__(self, model: Model, whole: Invocation, piece_rows: int) -> None:
+        self.model = model
+        self.variant = whole.route.variant
+        self.encode: Encode = whole.route.encode
+        self._whole = whole
+        self._piece_rows = piece_rows
+        self._done_rows = 0
+        self._outputs: list[Sequence[Array]] = []
+        self._formed = 0.0
+        self._compute_s = 0.0
+
+    def start(self) -> None:
+        """Queues the first piece. Raises what `Model.submit` raises; the pieces after it are not refused."""
+        self.model.enqueue(self._next())
+
+    def answer(self, piece: Invocation, outputs: Sequence[Array], formed: float, ended: float) -> None:
+        """A piece was run: queues the next, or answers."""
+        whole = self._whole
+        if not self._outputs:
+            self._formed = formed
+            whole.enqueued = piece.enqueued
+        self._outputs.append(outputs)
+        self._done_rows += piece.rows
+        if piece.timings is not None:
+            self._compute_s += piece.timings[2]
+        if self._done_rows < whole.rows:
+            try:
+                self.model.enqueue(self._next(), admitted=True)
+            except ServingError as error:
+                self.failed(piece, error)
+            return
+        whole.columns = ()
+        whole.reply.invocation = whole
+        if piece.timings is not None:
+            whole.timings = (self._formed - whole.enqueued, whole.rows, self._compute_s)
+        parts, self._outputs = self._outputs, []
+        self.model.encode_on_thread(whole, _Joined(parts), self._formed, ended)
+
+    def failed(self, piece: Invocation, error: ServingError) -> None:
+        """A piece failed, and so the request."""
+        self._whole.columns = ()
+        self._outputs = []
+        self._whole.route.failed(self._whole, error)
+
+    def send(self, item: Invocation, encoded: Encoded, formed: float, ended: float) -> None:
+        """Pieces are never encoded."""
+        raise InternalError
+
+    def _next(self) -> Invocation:
+        whole = self._whole
+        low = self._done_rows
+        high = min(low + self._piece_rows, whole.rows)
+        columns = tuple(_rows(column, low, high, whole.rows) for column in whole.columns)
+        piece = Invocation(
+            whole.head,
+            whole.reply,
+            self,
+            high - low,
+            columns,
+            whole.signature,
+            None,
+            whole.arrived,
+            whole.deadline,
+            whole.priority,
+        )
+        whole.reply.invocation = piece
+        return piece
+
+
+class _Joined(Sequence[Array]):
+    """The outputs of all pieces; each is joined when it is asked for, which is on the thread that encodes."""
+
+    def __init__(self, parts: list[Sequence[Array]]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return len(self._parts[0])
+
+    def __getitem__(self, position: int) -> Array:  # type: ignore[override]
+        return np.concatenate([part[position] for part in self._parts])
+
+
+def _rows(column: Column, low: int, high: int, rows: int) -> Column:
+    if isinstance(column, list):
+        width = len(column) // rows
+        return column[low * width : high * width]
+    view = memoryview(column)
+    width = len(view) // rows
+    return view[low * width : high * width]

@@ -1,0 +1,48 @@
+"""The models and servers that the clients under test call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import graphs
+from tests.support import server as support
+from tests.support.server import Server
+
+
+def echo_of(datatype: str) -> str:
+    """The model that gives a tensor of that datatype back."""
+    return f"echo-{datatype.lower()}"
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that echoes each datatype, and a few with other properties; `limited` has settings."""
+    root = tmp_path_factory.mktemp("repository")
+    for datatype in graphs.ELEMENT_TYPES:
+        graphs.identity(root / f"{echo_of(datatype)}.onnx", datatype)
+    graphs.two_inputs(root / "arithmetic.onnx")
+    graphs.table(root / "table.onnx")
+    graphs.identity(root / "limited" / "model.onnx", "FP32", ("N", 4))
+    (root / "limited" / "model.yaml").write_text(
+        """\
+version: 3
+inputs:
+  - {name: x, features: [north, east, south, west]}
+outputs:
+  - {name: y, labels: [north, east, south, west]}
+batching:
+  priority_levels: 3
+"""
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def model_server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of the repository; tests must leave it as they found it."""
+    state_dir = tmp_path_factory.mktemp("model-server") / "state"
+    with support.running("--model-repository", repository, state_dir=state_dir) as server:
+        yield server
