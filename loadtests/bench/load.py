@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from loadtests.bench.models import TOLERANCE, Array
 from loadtests.bench.protocols import Protocol, Request, WrongAnswer
@@ -167,13 +168,14 @@ class Wrk:
         command += ["--timeout", "20s", "-s", str(lua), f"http://127.0.0.1:{target.port}{target.request.path}"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    def __enter__(self) -> Wrk:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.communicate()
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         self._folder.cleanup()
 
     def result(self) -> Load:

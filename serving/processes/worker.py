@@ -15,6 +15,7 @@ import socket
 import ssl
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -103,9 +104,7 @@ class Worker:
         """Serves until drained or until the supervisor is gone."""
         self._loop.call_later(SWEEP_S, self._sweep)
         reading = self._loop.create_task(self._read())
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._loop.add_signal_handler(number, self._begin_drain)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the supervisor decides
+        self._loop.add_signal_handler(signal.SIGTERM, self._begin_drain)
         await self._done.wait()
         reading.cancel()
         self._channel.close()
@@ -254,8 +253,10 @@ class Worker:
         ends = perf_counter() + self._settings.drain_timeout_s
         for connection in list(self._state.connections):
             connection.shutdown()
-        while self._state.connections and perf_counter() < ends:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - once, at the end; connections should not carry an event for it
+        with suppress(TimeoutError):
+            while self._state.connections:
+                self._lane.closed.clear()
+                await asyncio.wait_for(self._lane.closed.wait(), max(ends - perf_counter(), 0.0))
         left = len(self._state.connections)
         if left:
             log.warning("%d connections were still busy after %g s", left, self._settings.drain_timeout_s)
@@ -319,6 +320,8 @@ async def _main(channel_fd: int, socket_fds: list[int]) -> None:
 
 def main() -> None:
     """The worker program."""
+    # A terminal sends it to the whole group; the supervisor decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel_fd, lifeline_fd, *socket_fds = (int(argument) for argument in sys.argv[1:])
     threading.Thread(target=_watch_lifeline, args=(lifeline_fd,), name="lifeline", daemon=True).start()
     check_uvicorn()

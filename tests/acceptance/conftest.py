@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import graphs
+from tests.support import onnx_models as models
 from tests.support import server as support
 from tests.support.server import Server
 
@@ -21,11 +21,11 @@ def echo_of(datatype: str) -> str:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that echoes each datatype, and a few with other properties; `limited` has settings."""
     root = tmp_path_factory.mktemp("repository")
-    for datatype in graphs.ELEMENT_TYPES:
-        graphs.identity(root / f"{echo_of(datatype)}.onnx", datatype)
-    graphs.two_inputs(root / "arithmetic.onnx")
-    graphs.table(root / "table.onnx")
-    graphs.identity(root / "limited" / "model.onnx", "FP32", ("N", 4))
+    for datatype in models.ELEMENT_TYPES:
+        models.echo(root / echo_of(datatype) / "model.onnx", datatype)
+    models.arithmetic(root / "arithmetic" / "model.onnx")
+    models.table(root / "table" / "model.onnx")
+    models.echo(root / "limited" / "model.onnx", "FP32", ("N", 4))
     (root / "limited" / "model.yaml").write_text(
         """\
 version: 3

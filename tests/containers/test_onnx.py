@@ -21,7 +21,7 @@ from containers.onnx.session import SESSION_OPTIONS, plain
 from serving.contract import BatchingConfig, Container, ContainerKind, ModelConfig, OnnxConfig, TensorConfig, TensorSpec
 from serving.datatypes import NUMPY
 from serving.errors import ArtifactError, ConfigurationError, InvalidInput, ModelFailure, ServingError
-from tests.support.graphs import ONNX_TYPES, constant, doubled, identity, node, outside, tensor, write
+from tests.containers.graphs import ONNX_TYPES, constant, doubled, identity, node, outside, tensor, write
 
 KIND: ContainerKind = OnnxKind()
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, request_response
 from starlette.types import Receive, Scope, Send
 
 from serving.errors import (
@@ -100,10 +100,11 @@ class HttpApp:
             self._route("/v2/models/{name}/ready", v2.model_ready),
             self._route("/v2/models/{name}/versions/{version}/ready", v2.model_ready),
         ]
-        return Starlette(
-            routes=[*routes, Route("/{path:path}", self._other, methods=None)],
-            exception_handlers={Exception: self._unexpected},
-        )
+        app = Starlette(routes=routes, exception_handlers={Exception: self._unexpected})
+        # A route would answer GET only, and know each method by name; the rest of all paths and methods is ours.
+        app.router.default = request_response(self._other)
+        app.router.redirect_slashes = False
+        return app
 
     # ------------------------------------------------------------------ invocations
 

@@ -83,6 +83,8 @@ class LaneState:
         self.requests = 0
         self.memo: dict[bytes, Head] = {}
         self.draining = False
+        self.closed = asyncio.Event()
+        """Set when a connection closes."""
         self.date = b""
         self.ok = b""
         self._request_prefix = uuid.uuid4().hex
@@ -368,6 +370,7 @@ class Connection(HttpToolsProtocol):
         self._release()
         self._body = b""
         super().connection_lost(exc)
+        self.lane.closed.set()
 
     # ------------------------------------------------------------------ answers
 
