@@ -8,7 +8,8 @@ FRAUD_CONNECTIONS = (1, 16, 64)
 ENCODER_CONNECTIONS = ((16, 16), (64, 32))
 """Connections with the batch size whose no-server limit they are held against."""
 ENCODER_RUNS = 6
-POISSON_LARGEST_BATCH = 32
+POISSON_BATCH = 32
+"""The batch size whose rate the arrivals are shares of."""
 POISSON_SHARES = (0.1, 0.5, 0.9)
 
 CASES = {

@@ -5,6 +5,7 @@ Run as a program (`python -m loadtests.bench.poisson ...`) it is the load genera
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -14,16 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from loadtests.bench import ideal
-from loadtests.bench.cases import POISSON_LARGEST_BATCH, POISSON_SHARES
+from loadtests.bench.cases import POISSON_BATCH, POISSON_SHARES
 from loadtests.bench.context import Context, say
 from loadtests.bench.load import LoadFailed
 from loadtests.bench.models import ENCODER, MODELS, Array, BenchModel, samples
 from loadtests.bench.openloop import OpenLoop
 from loadtests.bench.protocols import INVOCATIONS, WrongAnswer
 from loadtests.bench.report import Row
-from loadtests.bench.servers import OURS, Server
+from loadtests.bench.servers import OURS, Server, get
 
-BATCHES = (1, 2, 4, 8, 12, 16, 24, 32)
+BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 INPUTS = 64
 MOST_LAG_MS = 0.2
 MOST_REQUESTS = 200_000
@@ -53,20 +54,26 @@ def run(context: Context) -> None:
         over = float(np.median(few.latencies_ms)) - alone_ms
         context.figure("encoder/poisson 10 % of batch 1: p50 ms over a lone request", over)
         for share in POISSON_SHARES:
-            _share(context, server, share, share * first.rows_per_s(POISSON_LARGEST_BATCH), seconds)
+            _share(context, server, share, share * first.rows_per_s(POISSON_BATCH), seconds)
 
 
 def _share(context: Context, server: Server, share: float, rate: float, seconds: float) -> None:
     count = min(MOST_REQUESTS, max(100, int(rate * seconds)))
     moments = ideal.poisson(rate, count, seed=int(share * 100))
     arrived, limit = context.between_limits(ENCODER, BATCHES, lambda: _load(context, server, moments))
-    simulated = 1e3 * ideal.simulate(moments, ideal.batch_time(limit.seconds), POISSON_LARGEST_BATCH)
+    simulated = 1e3 * ideal.simulate(moments, ideal.batch_time(limit.seconds), _largest_batch(server))
     name = f"{share:.0%}".replace("%", " %")
     context.row(_row(f"encoder/poisson {name} of b32", arrived))
     context.row(_row(f"encoder/poisson {name} of b32", Arrived(moments, simulated), "ideal batcher"))
     for kind, part in (("p50", 50), ("p99", 99)):
         value = float(np.percentile(arrived.latencies_ms, part) / np.percentile(simulated, part))
         context.figure(f"encoder/poisson {name} of batch 32: {kind} to ideal", value)
+
+
+def _largest_batch(server: Server) -> int:
+    """The most rows that the server merges: the ideal must not be allowed more, nor held to fewer."""
+    (served,) = json.loads(get(server.port, "/debug/models")[1])
+    return min(int(served["max_batch_rows"]), BATCHES[-1])
 
 
 def _row(case: str, arrived: Arrived, system: str = f"{OURS} {INVOCATIONS.name}") -> Row:

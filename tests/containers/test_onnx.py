@@ -561,8 +561,10 @@ def test_what_a_container_holds_is_freed(file: Path) -> None:
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * page
 
-    load(file).close()
-    before = resident()
-    for _ in range(4):
+    # The allocator keeps some of what was freed; a leak would be another 24 MB with every load.
+    for _ in range(6):
         load(file).close()
-    assert resident() - before < 24_000_000
+    before = resident()
+    for _ in range(10):
+        load(file).close()
+    assert resident() - before < 120_000_000

@@ -1,0 +1,1 @@
+"""The front ends over real connections to a real server process."""
