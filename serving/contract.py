@@ -74,7 +74,7 @@ class ContainerKind(Protocol):
 
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
 class BatchingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

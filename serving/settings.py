@@ -26,7 +26,7 @@ MEBIBYTE: Final = 1024 * 1024
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 LogFormat = Literal["human", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Region = Annotated[str, Meta(pattern=r"^[a-z]{2,}(-[a-z]+)+-[0-9]+$")]
@@ -62,8 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     keep_alive_timeout_s: Seconds = 75.0
     max_connections: Count = 4096
     max_in_flight_bytes: Bytes = 512 * MEBIBYTE
-    drain_timeout_s: Annotated[float, Meta(ge=0)] = 30.0
-    default_timeout_s: Seconds = 60.0
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     region: Region = "us-east-1"
     account_id: AccountId = "123456789012"
     tls_cert: Path | None = None
@@ -71,7 +70,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     allow_unauthenticated: bool = False
-    metrics_enabled: bool = True
     max_archive_bytes: Bytes = 10 * 1024 * MEBIBYTE
 
 
@@ -86,7 +84,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
     """
     given = {name: value for name, value in flags.items() if value is not None and value not in ((), [])}
     variables = {name.removeprefix(PREFIX).lower(): value for name, value in environ.items() if name.startswith(PREFIX)}
-    file = given.pop("config", None) or variables.pop("config", None)
+    file = given.pop("config", variables.pop("config", None))
     values: dict[str, Any] = {"state_dir": _state_dir(environ)}
     if file is not None:
         values |= _read(Path(str(file)))

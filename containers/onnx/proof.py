@@ -60,7 +60,7 @@ def prove(run: Run, signature: Signature) -> Proof:
         for rows in ROWS:
             _compare(run, outputs, [np.repeat(value, rows, axis=0) for value in inputs], [alone] * rows)
         _compare_random(run, outputs, inputs)
-    except _Refuted as refuted:
+    except (_Refuted, ServingError) as refuted:
         return Proof(batched=False, why_not=str(refuted), outputs=outputs)
     return Proof(batched=True, why_not="", outputs=outputs)
 

@@ -68,14 +68,30 @@ _SOURCE = re.compile(r"(?:/[\w.+-]+)*/([\w.+-]+\.(?:cc|h|cpp|cu|cuh)):(\d+)")
 _MOST = 600
 
 
+OLDEST: Final = (1, 24, 4)
+"""Versions before read weights at any path, and any memory address, that a hostile model names."""
+
+
 def runtime() -> Any:
-    """The onnxruntime module. Raises `MissingExtra`."""
+    """The onnxruntime module. Raises `MissingExtra`, also where it is too old to be safe."""
     try:
-        return importlib.import_module("onnxruntime")
+        ort = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise MissingExtra(
             f"ONNX models need onnxruntime, which cannot be imported ({error}): pip install 'serving[onnx]'"
         ) from error
+    if too_old(ort.__version__):
+        oldest = ".".join(map(str, OLDEST))
+        raise MissingExtra(
+            f"onnxruntime {ort.__version__} does not keep a model's external data inside its directory; {oldest} or newer "
+            f"is needed: pip install 'onnxruntime>={oldest}'"
+        )
+    return ort
+
+
+def too_old(version: str) -> bool:
+    """Whether that version of ONNX Runtime cannot be trusted with a model of unknown origin."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3]) < OLDEST
 
 
 def plain(error: BaseException, directory: Path | None = None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from loadtests.bench import closed, mixed, poisson, startup, workers
+from loadtests.bench import against, closed, mixed, poisson, startup, workers
 from loadtests.bench.cases import CASES, ENCODER_CONNECTIONS, FRAUD_CONNECTIONS
 from loadtests.bench.context import Context, say
 from loadtests.bench.limits import BATCHES
@@ -24,9 +25,9 @@ def runs() -> dict[str, Callable[[Context], None]]:
     """What each case name runs."""
     found: dict[str, Callable[[Context], None]] = {}
     for connections in FRAUD_CONNECTIONS:
-        found[f"fraud-mlp/c{connections}"] = lambda context, c=connections: closed.fraud(context, c)  # type: ignore[misc]
+        found[f"fraud-mlp/c{connections}"] = functools.partial(closed.fraud, connections=connections)
     for connections, batch in ENCODER_CONNECTIONS:
-        found[f"encoder/c{connections}"] = lambda context, c=connections, b=batch: closed.encoder(context, c, b)  # type: ignore[misc]
+        found[f"encoder/c{connections}"] = functools.partial(closed.encoder, connections=connections, batch=batch)
     return found | {
         "encoder/poisson": poisson.run,
         "mixed": mixed.run,
@@ -51,6 +52,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, metavar="N", help="ABBA rounds, two loads a variant each (default 3)")
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="of each measured load (default 5)")
     parser.add_argument("--executable", metavar="PATH", help="the `serving` command to measure (default: our own)")
+    parser.add_argument(
+        "--against", metavar="PATH", help="only compare with another build's `serving`, before and after"
+    )
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="models and peers' environments")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report as Markdown")
@@ -90,7 +94,10 @@ def main() -> int:
     )
     interrupted = False
     try:
-        failed = measure(context, names)
+        if options.against:
+            failed = attempt(context, "against", lambda: against.run(context, options.against))
+        else:
+            failed = measure(context, names)
     except KeyboardInterrupt:
         failed = interrupted = True
         say("interrupted: the report holds what was measured until now")
@@ -108,15 +115,22 @@ def measure(context: Context, names: list[str]) -> bool:
         if any(name == "peers" or name.startswith((model.name, "mixed", "workers")) for name in names):
             limits = context.limits(model, BATCHES)
             context.report.limits[model.name] = {batch: limits.rows_per_s(batch) for batch in BATCHES}
+    known = runs()
     failed = False
     for name in names:
         say(f"{name}: {CASES[name]}")
-        try:
-            runs()[name](context)
-        except (CannotStart, LoadFailed, WrongAnswer) as error:
-            failed = True
-            context.row(Row(name, "failed", note=str(error)))
+        failed |= attempt(context, name, functools.partial(known[name], context))
     return failed
+
+
+def attempt(context: Context, name: str, run: Callable[[], None]) -> bool:
+    """Runs one case; True, and a row with the reason, when it could not be measured."""
+    try:
+        run()
+    except (CannotStart, LoadFailed, WrongAnswer) as error:
+        context.row(Row(name, "failed", note=str(error)))
+        return True
+    return False
 
 
 if __name__ == "__main__":

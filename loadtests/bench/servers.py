@@ -120,7 +120,7 @@ def running(name: str, launch: Launch, port: int, cores: str = "0") -> Iterator[
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                cwd=Path.cwd() if "PYTHONPATH" in launch.environment else folder,
+                cwd=folder,
             )
         try:
             await_ready(name, process, port, launch.ready_path, log)
@@ -167,15 +167,23 @@ OUR_ENDPOINT_PROTOCOL = ENDPOINT
 
 
 @contextlib.contextmanager
-def ours(models: Sequence[Path], workers: int = 1, cores: str = "0", executable: str | None = None) -> Iterator[Server]:
+def ours(
+    models: Sequence[Path],
+    workers: int = 1,
+    cores: str = "0",
+    executable: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
     """This server with the given models, from the same environment as the benchmark or as `executable` says."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-state-") as state:
-        command = [executable or str(Path(sys.executable).parent / "serving"), "up", "--host", "127.0.0.1"]
+        # Made absolute, since the server runs in a folder of its own.
+        program = Path(executable).absolute() if executable else Path(sys.executable).parent / "serving"
+        command = [str(program), "up", "--host", "127.0.0.1"]
         command += ["--port", str(port), "--state-dir", state, "--workers", str(workers)]
         for model in models:
             command += ["--model", str(model)]
-        with running(OURS, Launch(command, "/ping"), port, cores) as server:
+        with running(OURS, Launch(command, "/ping", environment or {}), port, cores) as server:
             yield server
 
 

@@ -103,12 +103,16 @@ def _post(url: str, path: str, body: bytes, headers: Mapping[str, str], timeout:
 
 def _message(answer: Answer) -> str:
     """What an error's body says, on one line: the message of any of the server's faces, or the body itself."""
+    return " ".join(_innermost(answer.body.decode(errors="replace")).split())[:1000] or "no body"
+
+
+def _innermost(text: str) -> str:
+    """The message in a body; SageMaker's face wraps the container's body into its own."""
     try:
-        document: Any = msgspec.json.decode(answer.body)
+        document: Any = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        document = None
-    if isinstance(document, dict):
-        for key in ("OriginalMessage", "Message", "message", "error"):
-            if isinstance(document.get(key), str):
-                return " ".join(document[key].split())
-    return " ".join(answer.body[:1000].decode(errors="replace").split()) or "no body"
+        return text
+    for key in ("OriginalMessage", "Message", "message", "error"):
+        if isinstance(document, dict) and isinstance(document.get(key), str):
+            return _innermost(document[key])
+    return text

@@ -41,7 +41,11 @@ def main() -> None:
     try:
         commands(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        if isinstance(error, click.UsageError) and not isinstance(error, click.exceptions.NoArgsIsHelpError):
+            called = error.ctx.command_path if error.ctx else "serving"
+            click.echo(f"{called}: {error.format_message()} ({called} --help tells more)", err=True)
+        else:
+            error.show()
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)

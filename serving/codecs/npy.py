@@ -27,13 +27,13 @@ HEADER: Final = b"content-type: application/x-npy\r\n"
 
 _MAGIC: Final = b"\x93NUMPY"
 _MOST_HEADER: Final = 4096
-# A Python literal by the format, but of this form only; nothing is evaluated.
+# A Python literal by the format, but of this form only; nothing is evaluated. Possessive, so that nothing backtracks.
 _HEADER: Final = re.compile(
-    r"""\s*\{(?:\s*['"](?:
-        descr['"]\s*:\s*['"](?P<descr>[<>|=]?[biufcSUVO][0-9]{0,9})['"]
-        | fortran_order['"]\s*:\s*(?P<fortran_order>True|False)
-        | shape['"]\s*:\s*\((?P<shape>\ *(?:[0-9]{1,18}L?\ *(?:,\ *[0-9]{1,18}L?\ *)*,?\ *)?)\)
-    )\s*,?)*\s*\}\s*""",
+    r"""\s*+\{\s*+(?:['"](?:
+        descr['"]\s*+:\s*+['"](?P<descr>[<>|=]?[biufcSUVO][0-9]{0,9})['"]
+        | fortran_order['"]\s*+:\s*+(?P<fortran_order>True|False)
+        | shape['"]\s*+:\s*+\((?P<shape>(?:[ ]*+[0-9]{1,18}+L?[ ]*+(?:,|(?=\)))){0,64}+[ ]*+)\)
+    )\s*+,?\s*+){3}+\}\s*+""",
     re.VERBOSE,
 )
 _MOST_PADDING: Final = 1 << 24
@@ -88,7 +88,7 @@ def _header(text: bytes, encoding: str) -> tuple[tuple[int, ...], np.dtype[Any],
         raise MalformedBody(
             "the .npy header cannot be read: descr (plain numbers or strings), fortran_order and shape were expected"
         )
-    shape = tuple(int(dim.rstrip("L")) for dim in entries["shape"].replace(" ", "").split(",") if dim)
+    shape = tuple(int(dim.strip(" L")) for dim in entries["shape"].split(",") if dim.strip())
     try:
         dtype = np.dtype(entries["descr"])
     except (TypeError, ValueError):

@@ -152,9 +152,15 @@ def _extract(stream: IO[bytes], archive: Path, target: Path, limits: Limits) -> 
         hint = "is not a gzip file" if inflated.tell() == 0 else "is damaged"
         raise ArtifactError(f"{archive} {hint} ({error}); a gzipped tar (tar -czf) was expected") from error
     except (tarfile.TarError, RecursionError, ValueError, OverflowError) as error:
+        if inflated.tell() == 0:
+            raise _empty(archive) from error
         raise ArtifactError(f"{archive} is not a tar inside: {error}; a gzipped tar (tar -czf) was expected") from error
     if not count:
-        raise ArtifactError(f"{archive} is empty; a gzipped tar of a model's directory was expected")
+        raise _empty(archive)
+
+
+def _empty(archive: Path) -> ArtifactError:
+    return ArtifactError(f"{archive} is empty; a gzipped tar (tar -czf) of a model's directory was expected")
 
 
 def _path(member: tarfile.TarInfo, archive: Path, limits: Limits) -> PurePosixPath:
@@ -182,6 +188,8 @@ def _path(member: tarfile.TarInfo, archive: Path, limits: Limits) -> PurePosixPa
         )
     if member.issparse() or not (member.isreg() or member.isdir()):
         raise ArtifactError(f"{where} is neither a plain file nor a directory (its tar type is {member.type!r})")
+    if member.size < 0:
+        raise ArtifactError(f"{where} has a size of {member.size} bytes, which is not possible")
     return path
 
 

@@ -11,7 +11,18 @@ import yaml
 from serving.contract import ModelConfig
 from serving.errors import ConfigurationError
 
-MOST_BYTES: Final = 1024 * 1024
+MOST_BYTES: Final = 256 * 1024
+"""Enough for thousands of labels; what hostile YAML costs grows with it."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases, of which a few lines can make exponential work."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read here", problem_mark=mark)
+        return super().compose_node(parent, index)
 
 
 def read_model_yaml(file: Path) -> ModelConfig:
@@ -24,7 +35,7 @@ def read_model_yaml(file: Path) -> ModelConfig:
     if len(text) > MOST_BYTES:
         raise ConfigurationError(f"{file} is larger than {MOST_BYTES} bytes, which no model's settings are")
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
     except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if document is None:

@@ -7,7 +7,7 @@ or numbered version directories), or a gzipped tar of such a directory.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -67,7 +67,7 @@ def find(directory: Path, archives: Archives) -> list[ModelSource]:
     """The models of a repository, a directory of models, by file name; hidden files and other files are passed over."""
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: {'a directory of models was expected' if directory.exists() else NO_SUCH}")
-    if is_model(directory):
+    if _is_model_only(directory):
         raise ArtifactError(f"{directory} is itself a model; serve it with --model, or its parent as the repository")
     entries = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
     candidates = [path for path in entries if path.is_dir() or path.name.endswith(ARCHIVE_SUFFIXES) or _file_kind(path)]
@@ -188,22 +188,29 @@ def _file_kind(path: Path) -> str | None:
 
 
 def is_model(directory: Path) -> bool:
-    """Whether the directory is a model, rather than a folder of models."""
-    if any((directory / name).is_file() for name in (MODEL_YAML, CONFIG_PBTXT)):
+    """Whether the directory can be served as one model; a folder of just one model file can be both."""
+    if _has_configuration(directory):
         return True
-    return any(kind.artifact(place) is not None for place in _places(directory) for kind in kinds().values())
+    try:
+        return any(kind.artifact(place) is not None for place in _places(directory) for kind in kinds().values())
+    except ArtifactError:
+        return False
 
 
-def _places(directory: Path) -> Iterator[Path]:
-    yield directory
-    for version in _versions(directory):
-        yield directory / str(version)
+def _is_model_only(directory: Path) -> bool:
+    """Whether the directory can hardly be meant as a folder of models."""
+    usual = (path for path in directory.iterdir() if path.stem == "model" and _file_kind(path) is not None)
+    return _has_configuration(directory) or any(usual) or any(is_model(place) for place in _places(directory)[1:])
 
 
-def _versions(directory: Path) -> list[int]:
-    """The numbers of its version directories, the highest first."""
-    names = [path.name for path in directory.iterdir() if path.is_dir()]
-    return sorted((int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,17}", name)), reverse=True)
+def _has_configuration(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in (MODEL_YAML, CONFIG_PBTXT))
+
+
+def _places(directory: Path) -> list[Path]:
+    """Where a model's file may lie: the directory, then its version directories, the highest number first."""
+    versions = [path for path in directory.iterdir() if re.fullmatch(r"[1-9][0-9]{0,17}", path.name) and path.is_dir()]
+    return [directory, *sorted(versions, key=lambda path: int(path.name), reverse=True)]
 
 
 def _called(path: Path) -> str:

@@ -183,7 +183,7 @@ class Supervisor:
             return
         first = all(other.version < 1 for other in self._workers.values())
         worker.version = message.version
-        if first and not self._ready.is_set():
+        if first and not self._ready.is_set() and not self._stopping.is_set():
             say(f"serving on {self.url}")
             for line in message.lines:
                 say(f"  {line}")
@@ -195,12 +195,12 @@ class Supervisor:
 
     async def _gather(self, asker: WorkerHandle, ask: Ask) -> None:
         answers = await asyncio.gather(*(self._collect(worker, ask) for worker in list(self._workers.values())))
-        collected = [answer for answer in answers if answer is not None]
         if ask.what == "metrics":
-            samples = [answer.samples for answer in collected]
+            # A worker that does not answer counts with what it said last; one that ended meanwhile is among the retired.
+            samples = [worker.samples for worker in self._workers.values()]
             body = collector.text(collector.merge((*samples, self._retired, self._own_samples())))
         else:
-            body = orjson.dumps([row for answer in collected for row in orjson.loads(answer.body)])
+            body = orjson.dumps([row for answer in answers if answer is not None for row in orjson.loads(answer.body)])
         asker.channel.send(Gathered(ask.call, body))
 
     async def _collect(self, worker: WorkerHandle, ask: Ask) -> Collected | None:

@@ -58,6 +58,7 @@ from serving.telemetry.accumulators import Sample
 log = logging.getLogger("serving.worker")
 
 _ASK_TIMEOUT_S = 5.0
+_ON_ITS_WAY_S = 0.1
 
 
 class Worker:
@@ -251,6 +252,8 @@ class Worker:
     async def _drain(self) -> None:
         """Answers what is in flight, within the drain timeout, and ends."""
         ends = perf_counter() + self._settings.drain_timeout_s
+        # What was sent before the end was told is in flight too, though it waits in the kernel to be read.
+        await asyncio.sleep(min(_ON_ITS_WAY_S, self._settings.drain_timeout_s))
         for connection in list(self._state.connections):
             connection.shutdown()
         with suppress(TimeoutError):

@@ -83,10 +83,6 @@ class Pulse:
 def batch_policy(spec: ModelSpec, config: ModelConfig) -> BatchPolicy:
     """The policy for a loaded model. Raises `ConfigurationError` where the settings cannot be honoured."""
     batching = config.batching
-    if not spec.batched and (batching.max_batch_size or 1) > 1:
-        raise ConfigurationError(
-            f"model '{config.name}' cannot be batched: {spec.why_not_batched}; leave batching.max_batch_size out or set it to 1"
-        )
     max_rows = (batching.max_batch_size or DEFAULT_MAX_ROWS) if spec.batched else 1
     for size in (*batching.preferred_batch_sizes, *batching.pad_batch_to):
         if size > max_rows:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
 import hypothesis.strategies as st
@@ -73,6 +74,22 @@ def test_headers_of_other_writers() -> None:
         "{'descr': '<f4', 'fortran_order': True, 'shape': (1L, 3L), }   \n",
     ):
         assert arrays(one(), decode(one(), written(header, data), NPY))[0].tolist() == [[0, 1, 2]]
+
+
+def test_hostile_headers_are_refused_in_no_time() -> None:
+    start = time.monotonic()
+    for header in (
+        "{" + "'shape': (1,)  " * 250,
+        "{'shape':(" + "1," * 2000,
+        "{'shape':(" + "1" * 4000,
+        "{'shape': (" + " " * 4000 + "x",
+        " " * 4096,
+        "{" + " " * 4000 + "x",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1 1, 3)}",
+    ):
+        with pytest.raises(MalformedBody):
+            decode(one(), written(header), NPY)
+    assert time.monotonic() - start < 1
 
 
 SHAPED = "{'descr': '<f4', 'fortran_order': False, 'shape': %s}"

@@ -11,12 +11,12 @@ import orjson
 import psutil
 import pytest
 
-from tests.frontends.rows import framing
+from tests.frontends.rows import bodies, framing, headers, open_inference, routes
 from tests.frontends.rows.row import MEBIBYTE, Row, invocation
 from tests.support.server import Server, wait_until
 from tests.support.wire import Answer, Closed, Wire, ask, request
 
-ROWS: list[Row] = [*framing.ROWS]
+ROWS: list[Row] = [*framing.ROWS, *headers.ROWS, *bodies.ROWS, *open_inference.ROWS, *routes.ROWS]
 
 MOST_GROWTH_BYTES = 20 * MEBIBYTE
 
@@ -49,7 +49,7 @@ def memory(server: Server) -> int:
 def metric(server: Server, name: str) -> float:
     """The sum of a metric over its labels."""
     text = fetch(server, "/metrics").body.decode()
-    return sum(float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.M))
+    return sum(float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
 
 
 def files(server: Server) -> set[Path]:

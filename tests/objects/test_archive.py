@@ -108,7 +108,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: raw_header(b"n", b"%011o\0" % len(ZEROS), b"L") + ZEROS,
         "a header in it takes more than",
     ),
-    "negative size": (lambda: raw_header(b"n", b"\xff" * 12) + bytes(1024), "(is not a tar|not possible)"),
+    "negative size": (
+        lambda: raw_header(b"n", b"\xff" * 12) + bytes(1024),
+        "has a size of -1 bytes, which is not possible",
+    ),
     "long names without end": (
         lambda: (raw_header(b"n", b"00000000001\0", b"L") + b"a".ljust(512, b"\0")) * 1500 + bytes(1024),
         "is not a tar inside",
@@ -116,7 +119,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut in a file": (lambda: tar(file("a", bytes(5000)))[:2000], "cut short|is not a tar"),
     "cut in a header": (lambda: tar(file("a"))[:300], "is not a tar inside"),
     "no tar": (lambda: b"hello" * 1000, "is not a tar inside"),
-    "nothing in it": (lambda: b"", "is (empty|not a tar)"),
+    "nothing in it": (lambda: b"", "is empty"),
     "no members": (lambda: bytes(10240), "is empty"),
 }
 
@@ -165,7 +168,7 @@ def test_the_table_is_long_enough() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda _: b"", "is empty|cut short|not a gzip"),
+        (lambda _: b"", "is empty"),
         (lambda _: b"PK\x03\x04 a zip", "is not a gzip file"),
         (lambda good: good[: len(good) // 2], "is cut short; copy it again"),
         (lambda good: good[:-4], "is cut short"),

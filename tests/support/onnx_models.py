@@ -60,9 +60,7 @@ def write(
 
 def echo(file: Path, datatype: str, shape: Sequence[int | str] = ("N", "M")) -> Path:
     """`x` comes back as `y`."""
-    return write(
-        file, [("x", datatype, shape)], [("y", datatype, shape)], [helper.make_node("Identity", ["x"], ["y"])]
-    )
+    return write(file, [("x", datatype, shape)], [("y", datatype, shape)], [helper.make_node("Identity", ["x"], ["y"])])
 
 
 def checked_echo(file: Path) -> Path:
@@ -94,9 +92,7 @@ def table(file: Path, rows: int = 10) -> Path:
     ]
     values = np.stack([np.arange(rows), -np.arange(rows)], axis=1).astype(np.float32)
     axes = np.array([1], np.int64)
-    return write(
-        file, [("index", "INT64", ("N", 1))], [("row", "FP32", ("N", 2))], nodes, values=values, axes=axes
-    )
+    return write(file, [("index", "INT64", ("N", 1))], [("row", "FP32", ("N", 2))], nodes, values=values, axes=axes)
 
 
 def row_dropper(file: Path) -> Path:

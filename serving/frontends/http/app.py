@@ -212,15 +212,19 @@ class HttpApp:
 
     def _route(self, path: str, handler: Callable[[Request], Awaitable[Response]]) -> Route:
         async def endpoint(request: Request) -> Response:
-            face = face_of(request.scope["raw_path"])
+            path: bytes = request.scope["raw_path"]
+            face = face_of(path)
             try:
+                if b"%2f" in path.lower():
+                    # Decoded it would be another path; no name that is served holds a slash.
+                    raise NotFound(f"there is no {request.method} {path.decode()} on this server")
                 if request.method not in ("GET", "HEAD"):
                     raise MethodNotAllowed(f"{request.url.path} answers GET, not {request.method}")
                 return await handler(request)
             except ServingError as error:
                 return self._error(face, error, None)
 
-        return Route(path, endpoint, methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+        return Route(path, endpoint, methods=None)
 
     def _error(self, face: Face, error: ServingError, name: str | None) -> Response:
         rendered = self._faces.render(face, error, name)

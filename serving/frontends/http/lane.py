@@ -33,6 +33,7 @@ from serving.errors import (
     BadRequest,
     HeadersTooLarge,
     InternalError,
+    MethodNotAllowed,
     RequestTimeout,
     ServingError,
     TooLarge,
@@ -134,9 +135,11 @@ class Connection(HttpToolsProtocol):
         self._lingering = False  # answered and closing: what still comes is thrown away
         self._in_message = False
         self._head_done = False
+        self._with_app = False  # the message under way is the app's
         self._head_bytes = 0
         self._fed_bytes = 0
         self._head: Head | None = None
+        self._bodiless: Head | None = None  # whose answer is one to HEAD
         self._fault: ServingError | None = None
         self._body: bytes | bytearray = b""
         self._received = 0
@@ -174,22 +177,36 @@ class Connection(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         self._completed = 0
-        if not self._head_done:
-            self._fed_bytes += len(data)
+        self._fed_bytes += len(data)
         try:
             self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # An offer that we do not take (RFC 9110, 7.8): what follows is HTTP/1.1 as before.
+            rest = data[upgrade.args[0] :]
+            if rest:
+                self._feed(rest)
         except httptools.HttpParserCallbackError as error:
             self._reject(_cause(error))
         except httptools.HttpParserError as error:
             self._reject(BadRequest(f"the request is not valid HTTP/1.1: {printable(str(error).encode())}"))
         else:
-            if self._in_message and not self._head_done and self._fed_bytes > self.lane.max_head:
+            if self._in_message:
+                self._check_fed()
+
+    def _check_fed(self) -> None:
+        """Refuses a head that does not end, and chunks with more around them than in them."""
+        limit = self.lane.max_head
+        if not self._head_done:
+            if self._fed_bytes > limit:
                 self._reject(self._head_too_large())
+        elif self._fed_bytes > limit + 16 * self._received:
+            self._reject(BadRequest("the chunks of the body carry far more around their data than data"))
 
     def on_message_begin(self) -> None:
         self._idle = False
         self._in_message = True
         self._head_done = False
+        self._with_app = False
         self._head_bytes = 0
         self._head = None
         self._fault = None
@@ -206,8 +223,10 @@ class Connection(HttpToolsProtocol):
             raise self._head_too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
         self._head_bytes += len(name) + len(value) + 4
+        # A trailer is counted and dropped: merged into the headers it would speak with their authority (RFC 9110, 6.5.1).
+        if not self._head_done:
+            self.headers.append((name.lower(), value))
         if self._head_bytes > self.lane.max_head or len(self.headers) > self.lane.max_headers:
             raise self._head_too_large()
 
@@ -220,23 +239,27 @@ class Connection(HttpToolsProtocol):
             raise BadRequest(f"HTTP/{printable(version.encode())} is not supported; HTTP/1.1 is")
         refused = self.lane.guard.check(self.headers, version)
         path = self.url.partition(b"?")[0]
-        if refused is not None:
-            self._refuse(Head(face_of(path)), refused)
-            return
-        if parser.should_upgrade():
-            raise BadRequest("protocol upgrades are not supported; send the request without the header upgrade")
+        method = parser.get_method()
+        if method == b"CONNECT":
+            raise MethodNotAllowed("CONNECT is not answered: this server is no proxy")
         length = 0
-        plain = version == "1.1" and parser.get_method() == b"POST"
+        plain = version == "1.1" and method == b"POST" and not parser.should_upgrade()
         for name, value in self.headers:
             if name == b"content-length":
                 length = int(value)
-            elif name in (b"transfer-encoding", b"content-encoding"):
+            elif name == b"transfer-encoding":
+                plain = False
+                _check_coding(value, version)
+            elif name == b"content-encoding":
                 plain = False
             elif name == b"expect":
                 plain = False
                 self.expect_100_continue = value.lower() == b"100-continue"
         if length > self.lane.max_body:
-            raise TooLarge(f"HTTP content length exceeded {self.lane.max_body} bytes.")
+            raise self._body_too_large()
+        if refused is not None:
+            self._refuse(Head(face_of(path)), refused)
+            return
         if plain:
             try:
                 hot = hot_face(path)
@@ -252,13 +275,15 @@ class Connection(HttpToolsProtocol):
         self._to_app()
 
     def on_body(self, body: bytes) -> None:
-        if self._fault is not None:
-            return
-        head = self._head
-        if head is None:
-            super().on_body(body)
-            return
         size = len(body)
+        head = self._head
+        if head is None or self._fault is not None:
+            self._received += size
+            if self._received > self.lane.max_body:
+                raise self._body_too_large()
+            if head is None:
+                super().on_body(body)
+            return
         if size == head.length:
             self._body = body
             return
@@ -275,6 +300,9 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_message = False
+        self._fed_bytes = 0
+        if self.transport.is_closing():
+            return  # an earlier request on this connection was the last
         self._completed += 1
         self.lane.requests += 1
         head = self._head
@@ -298,6 +326,8 @@ class Connection(HttpToolsProtocol):
         self.headers.extend(headers)
         self.expect_100_continue = expect
         super().on_headers_complete()
+        self._with_app = True
+        self.cycle.transport = cast("asyncio.Transport", _AppTransport(self))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # Called by uvicorn for a new request when no earlier one of the app is under way; the lane's may be.
@@ -334,8 +364,16 @@ class Connection(HttpToolsProtocol):
         """The app answered (called by its cycle; uvicorn's own would arm a timer)."""
         self.server_state.total_requests += 1
         self._served += 1
-        if not self.transport.is_closing():
-            self._advance()
+        if self.transport.is_closing():
+            return
+        unasked = self._with_app and self.expect_100_continue and self._in_message and not self._received
+        if unasked and self.cycle.response_complete:
+            # Answered without asking for the body: whether the client sends it now is anybody's guess.
+            self.close_politely()
+        elif self.lane.draining:
+            self.transport.close()
+            return
+        self._advance()
 
     def _advance(self) -> None:
         """Starts what waits, or reads on; not before the client has read what it was sent."""
@@ -419,7 +457,7 @@ class Connection(HttpToolsProtocol):
                     self.lane.date,
                     fields,
                     b"content-length: %d\r\n\r\n" % len(rendered.body),
-                    rendered.body,
+                    b"" if head is self._bodiless else rendered.body,
                 )
             )
         )
@@ -441,6 +479,8 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, head: Head, error: ServingError) -> None:
         """Answers the message under way with an error once it has been read, so that the connection stays usable."""
+        if self.expect_100_continue or self.parser.get_method() == b"HEAD":
+            raise error  # the body may never come, or the answer may have none: only closing is clear
         head.keep_alive = self.parser.should_keep_alive()
         self._head = head
         self._fault = error
@@ -455,10 +495,22 @@ class Connection(HttpToolsProtocol):
         self._body = b""
         head = Head(face_of(self.url))
         head.keep_alive = False
-        if self._app_busy() and self._head_done and self._head is None and self._in_message:
-            # The body of a request that the app already has went wrong: no answer of ours can be framed any more.
-            self.transport.close()
-        elif self._outstanding is not None or self.pipeline or self._app_busy():
+        if self._head_done and self.parser.get_method() == b"HEAD":
+            self._bodiless = head
+        waits = self._outstanding is not None or bool(self.pipeline) or self._app_busy()
+        if self._with_app and self._in_message:
+            # The body of a request that the app already has went wrong.
+            cycle: RequestResponseCycle = self.cycle
+            if cycle.response_started:
+                self.close_politely()
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if self._queue and self._queue[0][0] is cycle:
+                self._queue.popleft()
+            else:
+                waits = False
+        if waits:
             self._queue.appendleft((head, error))
         else:
             self._dispatch(head, error)
@@ -470,11 +522,20 @@ class Connection(HttpToolsProtocol):
             # Closing with unread bytes would reset the connection and take the answer with it.
             self.transport.write_eof()
 
+    def close_politely(self) -> None:
+        """Closes once the client has had time to read; what waits is dropped."""
+        self._queue.clear()
+        self._lingering = self._lingering or self._in_message
+        self._close_after_answer()
+
     def _head_too_large(self) -> ServingError:
         lane = self.lane
         return HeadersTooLarge(
             f"the request line and headers are over the limit of {lane.max_head} bytes or {lane.max_headers} headers"
         )
+
+    def _body_too_large(self) -> ServingError:
+        return TooLarge(f"HTTP content length exceeded {self.lane.max_body} bytes.")
 
     def _release(self) -> None:
         self.lane.in_flight_bytes -= self._held
@@ -514,10 +575,21 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The worker drains: closes now when idle, else after the answer."""
-        if self._idle or (self._outstanding is None and not self.pipeline and not self._app_busy()):
-            self.transport.close()
-        elif self._outstanding is None:
+        if self._app_busy():
             super().shutdown()
+        elif self._outstanding is None and not self.pipeline and not self._in_message:
+            self.transport.close()
+
+
+class _AppTransport:
+    """The transport as a cycle of the app sees it: closing leaves the client time to read the answer."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, connection: Connection) -> None:
+        self.close = connection.close_politely
+        self.is_closing = connection.transport.is_closing
+        self.write = connection.transport.write
 
 
 def server_timing(queue_s: float, rows: int, compute_s: float) -> bytes:
@@ -527,6 +599,14 @@ def server_timing(queue_s: float, rows: int, compute_s: float) -> bytes:
         rows,
         compute_s * 1e3,
     )
+
+
+def _check_coding(value: bytes, version: str) -> None:
+    """Raises `BadRequest` for a transfer coding that would leave the end of the message in doubt (RFC 9112, 6.1)."""
+    if version == "1.0":
+        raise BadRequest("HTTP/1.0 has no transfer-encoding; send a content-length, or HTTP/1.1")
+    if value.strip().lower() != b"chunked":
+        raise BadRequest(f"the transfer-encoding '{printable(value)}' is not supported; chunked is")
 
 
 def _cause(error: BaseException) -> ServingError:

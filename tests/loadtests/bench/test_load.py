@@ -1,11 +1,17 @@
 """What wrk is told and what is read from it."""
 
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
-from loadtests.bench.load import LoadFailed, Target, parse, quote, script
+from loadtests.bench.load import LoadFailed, Target, Wrk, parse, quote, script
 from loadtests.bench.models import FRAUD
-from loadtests.bench.protocols import INVOCATIONS, V2_BINARY
+from loadtests.bench.protocols import INVOCATIONS, V2_BINARY, WrongAnswer
 
 OUTPUT = """Running 1s test @ http://127.0.0.1:1/invocations
   1 threads and 16 connections
@@ -48,3 +54,43 @@ def test_only_the_checked_script_looks_at_answers() -> None:
 def test_binary_answers_are_compared_as_float32() -> None:
     target = Target(1, V2_BINARY.build(FRAUD, FRAUD.rows(1)), V2_BINARY, np.array([0.5], np.float32))
     assert "local marker = nil" in script(target, check=True)
+
+
+class Constant(http.server.BaseHTTPRequestHandler):
+    """Answers every POST with the same prediction over kept-alive connections."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        answer = b'{"predictions":[[0.25,7.5e-1]]}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Constant) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_a_checked_load_passes_right_answers_and_stops_at_wrong_ones(port: int) -> None:
+    request = INVOCATIONS.build(FRAUD, FRAUD.rows(1))
+    core = max(os.sched_getaffinity(0))
+    with Wrk(Target(port, request, INVOCATIONS, np.array([0.25, 0.75], np.float32)), 2, 1, core, check=True) as wrk:
+        load = wrk.result()
+    assert load.requests > 0
+    assert (load.errors, load.wrong) == (0, 0)
+    swapped = Target(port, request, INVOCATIONS, np.array([0.75, 0.25], np.float32))
+    with Wrk(swapped, 2, 1, core, check=True) as wrk, pytest.raises(WrongAnswer, match=r"such as: 200 \{\"predictions"):
+        wrk.result()
