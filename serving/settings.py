@@ -60,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     header_timeout_s: Seconds = 10.0
     body_timeout_s: Seconds = 60.0
     keep_alive_timeout_s: Seconds = 75.0
-    max_connections: Count = 4096
+    max_connections: Count = 16384
     max_in_flight_bytes: Bytes = 512 * MEBIBYTE
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     region: Region = "us-east-1"

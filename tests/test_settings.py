@@ -118,7 +118,6 @@ def test_other_hosts_need_leave(host: str) -> None:
         ({}, {"SERVING_BODY_TIMEOUT_S": "nan"}, "SERVING_BODY_TIMEOUT_S is 'nan'"),
         ({}, {"SERVING_BODY_TIMEOUT_S": "inf"}, "SERVING_BODY_TIMEOUT_S is 'inf'"),
         ({"max_headers": 1.5}, {}, "--max-headers is 1.5"),
-        ({}, {"SERVING_METRICS_ENABLED": "perhaps"}, "SERVING_METRICS_ENABLED is 'perhaps': Expected bool"),
         ({"region": "Mars"}, {}, "--region is 'Mars'"),
         ({"account_id": "12"}, {}, "--account-id is '12'"),
         ({"host": ""}, {}, "host is empty"),

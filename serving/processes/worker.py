@@ -234,7 +234,7 @@ class Worker:
         return Connection(self._config, self._state, {"lane": self._lane}, self._loop)
 
     def _sweep(self) -> None:
-        self._lane.tell_time()
+        self._lane.tick()
         for connection in list(self._state.connections):
             connection.sweep()  # type: ignore[union-attr]
         if self._tls is not None:

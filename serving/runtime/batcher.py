@@ -9,8 +9,9 @@ The rules, in the order in which they bind:
 2. A batch is formed as late as possible: when an execution slot is free, with all that has queued by then.
 3. Work-conserving: a free slot waits for nothing but (a) the operator's queue delay and (b) the *gap*: right after a
    batch, while the callers just answered are expected back. The gap ends when as many rows have come as were answered
-   on top of those queued, after `gap_idle_s` without an arrival, or after `gap_limit_s` in all. It is learned whether
-   callers come back: where they do not (open-loop traffic), only one gap in sixteen is tried.
+   on top of those queued, after `gap_idle_s` without an arrival, or after `gap_limit_s` (or a tenth of the batch's run
+   time, if longer) in all. It is learned whether callers come back: where they do not (open-loop traffic), only one gap
+   in sixteen is tried.
 4. Nobody starves: a request of priority p runs before any that came more than (p - 1) x `priority_step_s` after it.
 5. A request is refused at once when its predicted wait is over the bound or over its own deadline.
 
@@ -42,6 +43,8 @@ class Item(Protocol):
     deadline: float
     state: int
 
+
+_GAP_SHARE = 0.1
 
 I = TypeVar("I", bound=Item)  # noqa: E741
 
@@ -136,7 +139,9 @@ class Batcher(Generic[I]):
         self._busy_until = 0.0
         self._gap_rows = 0
         self._gap_opened = 0.0
-        self._gap_heard = 0.0
+        self._gap_limit_s = 0.0
+        self._gap_heard: float | None = None
+        self._gap_polled = False
         self._gap_answered = 0
         self._gap_arrived = 0
         self._gap_skipped = 0
@@ -172,7 +177,9 @@ class Batcher(Generic[I]):
             self._sequence += 1
             heappush(self._deadlines, (item.deadline, self._sequence, item))
         if self._gap_rows:
-            if now - self._gap_heard > self.policy.gap_idle_s:
+            heard = self._gap_opened if self._gap_heard is None else self._gap_heard
+            patience = self._gap_limit_s if self._gap_heard is None else self.policy.gap_idle_s
+            if now - heard > patience:
                 self._close_gap()
             else:
                 self._gap_heard = now
@@ -228,16 +235,13 @@ class Batcher(Generic[I]):
             return None
         reason = "backlog" if self._late else "idle"
         if self._gap_rows:
-            policy = self.policy
             if self.queued_rows >= self._gap_rows:
                 reason = "returned"
-            elif (
-                not patient or now - self._gap_heard > policy.gap_idle_s or now - self._gap_opened > policy.gap_limit_s
-            ):
-                reason = "gap"
-            else:
+            elif patient and self._gap_is_open(now):
                 self.in_gap = True
                 return None
+            else:
+                reason = "gap"
             self._close_gap()
         queue = self._oldest(now)
         if queue is None:
@@ -250,7 +254,7 @@ class Batcher(Generic[I]):
         return batch
 
     def finished(self, batch: Batch[I], now: float) -> None:
-        """Gives the slot of a batch back; `batch.seconds` is its measured run time (0 when it failed).
+        """Gives the slot of a batch back, once its answers are on their way; `batch.seconds` is its measured run time (0 when it failed).
 
         A batch that ran inline opens no gap, and its loop decides which of its times are learned.
         """
@@ -267,7 +271,10 @@ class Batcher(Generic[I]):
                 return
         self._gap_skipped = 0
         self._gap_rows = min(batch.rows + self.queued_rows, self.policy.max_rows)
-        self._gap_opened = self._gap_heard = now
+        self._gap_opened = now
+        self._gap_limit_s = max(self.policy.gap_limit_s, batch.seconds * _GAP_SHARE)
+        self._gap_heard = None
+        self._gap_polled = False
         self._gap_answered = batch.rows
         self._gap_arrived = 0
 
@@ -379,6 +386,17 @@ class Batcher(Generic[I]):
         item.state = DONE
         self._forget(item)
         expired.append(item)
+
+    def _gap_is_open(self, now: float) -> bool:
+        if now - self._gap_opened > self._gap_limit_s:
+            return False
+        if self._gap_heard is None:
+            # The answers leave at the end of this turn of the loop: the silence is measured from the next one.
+            if self._gap_polled:
+                self._gap_heard = now
+            self._gap_polled = True
+            return True
+        return now - self._gap_heard <= self.policy.gap_idle_s
 
     def _close_gap(self) -> None:
         share = self._gap_arrived / self._gap_answered

@@ -326,7 +326,6 @@ class Model:
             if self._since_learn >= _LEARN_EVERY:
                 self._since_learn = 0
                 self._costs.learn(batch.run_rows, batch.seconds)
-        self.batcher.finished(batch, ended)
         mode = "inline" if batch.inline else "thread"
         for outcome in outcomes:
             self._record(outcome.batch, mode, ended)
@@ -337,6 +336,7 @@ class Model:
                     if item.state == RUNNING:
                         item.state = DONE
                         item.route.failed(item, outcome.error)
+        self.batcher.finished(batch, perf_counter())
 
     def _record(self, batch: Batch[Invocation], mode: str, ended: float) -> None:
         statistics = self.statistics

@@ -20,8 +20,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of the repository for one module of tests; `/invocations` asks `linear`."""
-    state_dir = tmp_path_factory.mktemp("server") / "state"
+    """A server of the repository for one module of tests, with a home of its own; `/invocations` asks `linear`."""
+    place = tmp_path_factory.mktemp("server")
+    for name in ("home", "tmp"):
+        (place / name).mkdir()
+    env = {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp")}
     arguments = ("--model-repository", repository, "--default-model", "linear")
-    with support.running(*arguments, state_dir=state_dir) as running:
+    with support.running(*arguments, state_dir=place / "state", env=env) as running:
         yield running

@@ -53,12 +53,12 @@ def metric(server: Server, name: str) -> float:
 
 
 def files(server: Server) -> set[Path]:
-    """What lies beside the server's state, and where it may have been started from."""
-    places = (server.state_dir.parent, Path.cwd(), Path("/tmp"))
-    return {path for place in places for path in place.iterdir()}
+    """All that lies beside the server's state: its log, its home, its temporary files."""
+    return {path for path in server.state_dir.parent.rglob("*") if server.state_dir not in path.parents}
 
 
 def open_files(server: Server) -> set[str]:
+    """What the worker has open."""
     (worker,) = workers(server)
     return {file.path for file in psutil.Process(worker).open_files()}
 
@@ -123,7 +123,7 @@ def test_memory_is_back(server: Server, before: Before) -> None:
 
 
 def test_no_file_was_made(server: Server, before: Before) -> None:
-    assert files(server) <= before.files
+    assert files(server) == before.files
     assert open_files(server) == before.open_files
 
 

@@ -46,17 +46,24 @@ class Caller:
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One request; `_` in a header's name stands for `-`. A body that is not bytes is sent as JSON."""
-        fields = {name.replace("_", "-"): value for name, value in headers.items()}
-        if body is not None and not isinstance(body, bytes):
-            body = json.dumps(body).encode()
-            fields.setdefault("Content-Type", "application/json")
-        self._connection.request(method, path, body, fields)
+        self._request(method, path, body, headers)
         answer = self._connection.getresponse()
         return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
 
     def post(self, path: str, body: Any, **headers: str) -> Answer:
         """`call` with POST."""
         return self.call("POST", path, body, **headers)
+
+    def send(self, path: str, body: Any, **headers: str) -> None:
+        """A POST whose answer nobody waits for."""
+        self._request("POST", path, body, headers)
+
+    def _request(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> None:
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+            fields.setdefault("Content-Type", "application/json")
+        self._connection.request(method, path, body, fields)
 
     def hang_up(self) -> None:
         """Closes the connection, whatever is outstanding."""

@@ -179,11 +179,7 @@ class HttpApp:
                 if received > limit:
                     raise TooLarge(f"HTTP content length exceeded {limit} bytes.")
                 held += len(chunk)
-                lane.in_flight_bytes += len(chunk)
-                if lane.in_flight_bytes > lane.max_in_flight:
-                    raise Unavailable(
-                        "the server holds as many bytes of requests as it may; try again", retry_after_s=1
-                    )
+                lane.hold(len(chunk))
                 await inflater.feed(chunk)
             return await inflater.finish()
         finally:
@@ -224,7 +220,9 @@ class HttpApp:
             except ServingError as error:
                 return self._error(face, error, None)
 
-        return Route(path, endpoint, methods=None)
+        route = Route(path, endpoint)
+        route.methods = None  # whatever it is: `endpoint` refuses it in the words of its face
+        return route
 
     def _error(self, face: Face, error: ServingError, name: str | None) -> Response:
         rendered = self._faces.render(face, error, name)

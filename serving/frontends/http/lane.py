@@ -42,6 +42,7 @@ from serving.errors import (
 from serving.frontends.http.coding import COMPRESS_BYTES, coding_fields, compress
 from serving.frontends.http.faces import STATUS_LINES, Faces
 from serving.frontends.http.head import Guard, face_of, hot_face, parse_head, printable
+from serving.runtime import memory
 from serving.runtime.dataplane import DataPlane
 from serving.runtime.invocation import Face, Head, Invocation
 from serving.settings import Settings
@@ -51,6 +52,7 @@ UVICORN_VERSION: Final = "0.54.0"
 _MEMO_HEADS: Final = 1024
 _MEMO_HEAD_BYTES: Final = 4096
 _SMALL_BODY: Final = 64 * 1024
+_TRIM_BYTES: Final = 16 * 1024 * 1024
 _LINGER_SWEEPS: Final = 3
 SWEEP_S: Final = 1.0
 
@@ -81,6 +83,7 @@ class LaneState:
         self.body_sweeps = max(1, round(settings.body_timeout_s / SWEEP_S))
         self.idle_sweeps = max(1, round(settings.keep_alive_timeout_s / SWEEP_S))
         self.in_flight_bytes = 0
+        self._bytes_since_trim = 0
         self.requests = 0
         self.memo: dict[bytes, Head] = {}
         self.draining = False
@@ -90,10 +93,23 @@ class LaneState:
         self.ok = b""
         self._request_prefix = uuid.uuid4().hex
         self._request_numbers = itertools.count(1)
-        self.tell_time()
+        self._tell_time()
 
-    def tell_time(self) -> None:
-        """Renews the Date header, which is good for a second."""
+    def tick(self) -> None:
+        """Called each `SWEEP_S` seconds: renews the Date header, and gives back what large bodies took."""
+        self._tell_time()
+        if self._bytes_since_trim > _TRIM_BYTES and not self.in_flight_bytes:
+            self._bytes_since_trim = 0
+            asyncio.get_running_loop().run_in_executor(None, memory.give_back)
+
+    def hold(self, size: int) -> None:
+        """Counts bytes of a body that are kept until it is answered. Raises `Unavailable` over the limit."""
+        self.in_flight_bytes += size
+        self._bytes_since_trim += size
+        if self.in_flight_bytes > self.max_in_flight:
+            raise Unavailable("the server holds as many bytes of requests as it may; try again", retry_after_s=1)
+
+    def _tell_time(self) -> None:
         self.date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
         self.ok = STATUS_LINES[200] + self.date
 
@@ -144,6 +160,7 @@ class Connection(HttpToolsProtocol):
         self._body: bytes | bytearray = b""
         self._received = 0
         self._held = 0
+        self._held_outstanding = 0  # of which by the request that is outstanding
         self._completed = 0  # messages completed by the chunk that is being fed
         self._last_seen: tuple[int, str] = (0, "")
         self._served = 0
@@ -292,9 +309,7 @@ class Connection(HttpToolsProtocol):
             self._body = bytearray(head.length)
         if head.length > _SMALL_BODY:
             self._held += size
-            self.lane.in_flight_bytes += size
-            if self.lane.in_flight_bytes > self.lane.max_in_flight:
-                raise Unavailable("the server holds as many bytes of requests as it may; try again", retry_after_s=1)
+            self.lane.hold(size)
         self._body[self._received : self._received + size] = body  # type: ignore[index]
         self._received += size
 
@@ -346,6 +361,8 @@ class Connection(HttpToolsProtocol):
         if isinstance(content, ServingError):
             self.fail(head, content)
         else:
+            if len(content) > _SMALL_BODY and isinstance(content, bytearray):
+                self._held_outstanding = len(content)
             self._invoke(head, content, self)
 
     def _next(self, head: Head) -> None:
@@ -353,8 +370,9 @@ class Connection(HttpToolsProtocol):
         self.invocation = None
         self._outstanding = None
         self._served += 1
-        if self._held:
-            self._release()
+        if self._held_outstanding:
+            self._release(self._held_outstanding)
+            self._held_outstanding = 0
         if not head.keep_alive or self.lane.draining:
             self._close_after_answer()
         else:
@@ -405,7 +423,7 @@ class Connection(HttpToolsProtocol):
         if invocation is not None:
             self.invocation = None
             invocation.route.model.cancel(invocation)
-        self._release()
+        self._release(self._held)
         self._body = b""
         super().connection_lost(exc)
         self.lane.closed.set()
@@ -537,9 +555,9 @@ class Connection(HttpToolsProtocol):
     def _body_too_large(self) -> ServingError:
         return TooLarge(f"HTTP content length exceeded {self.lane.max_body} bytes.")
 
-    def _release(self) -> None:
-        self.lane.in_flight_bytes -= self._held
-        self._held = 0
+    def _release(self, size: int) -> None:
+        self.lane.in_flight_bytes -= size
+        self._held -= size
 
     def sweep(self) -> None:
         """Called each `SWEEP_S` seconds: ends what has stood still for too long."""

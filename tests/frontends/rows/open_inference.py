@@ -28,7 +28,9 @@ def sized(**parameters: Any) -> dict[str, Any]:
     return tensor(parameters=parameters)
 
 
-def binary(name: str, document: Any, tail: bytes, *words: str, model: str = "linear", length: int | str | None = None) -> Row:
+def binary(
+    name: str, document: Any, tail: bytes, *words: str, model: str = "linear", length: int | str | None = None
+) -> Row:
     """A document with a binary tail that is refused."""
     return Row(name, infer_binary(model, document, tail, length=length), 400, words)
 
@@ -56,9 +58,16 @@ ROWS = [
     json("v2 id is a number", inputs(tensor(data=DATA), id=7), "'id'", "the number 7"),
     json("v2 parameters is a list", inputs(tensor(data=DATA), parameters=[]), "'parameters'", "a list"),
     # ------------------------------------------------------------ tensors
-    json("v2 input without a name", {"inputs": [{"shape": [1, 4], "datatype": "FP32", "data": DATA}]}, "inputs[0]", "'name'"),
+    json(
+        "v2 input without a name",
+        {"inputs": [{"shape": [1, 4], "datatype": "FP32", "data": DATA}]},
+        "inputs[0]",
+        "'name'",
+    ),
     json("v2 input without a shape", {"inputs": [{"name": "x", "datatype": "FP32", "data": DATA}]}, "'x'", "'shape'"),
-    json("v2 input without a datatype", {"inputs": [{"name": "x", "shape": [1, 4], "data": DATA}]}, "'x'", "'datatype'"),
+    json(
+        "v2 input without a datatype", {"inputs": [{"name": "x", "shape": [1, 4], "data": DATA}]}, "'x'", "'datatype'"
+    ),
     json("v2 input without data", inputs(tensor()), "'x'", "'data'"),
     json("v2 unknown input", inputs(tensor("z", data=DATA)), "'z'", "'x'"),
     json("v2 name is a number", inputs(tensor(7, data=DATA)), "the number 7"),  # type: ignore[arg-type]
@@ -107,14 +116,26 @@ ROWS = [
     json("v2 output twice", inputs(tensor(data=DATA), outputs=[{"name": "y"}, {"name": "y"}]), "'y'", "twice"),
     json("v2 outputs is an object", inputs(tensor(data=DATA), outputs={"name": "y"}), "'outputs'", "an object"),
     json("v2 output is a string", inputs(tensor(data=DATA), outputs=["y"]), "outputs[0]", "the string 'y'"),
-    json("v2 binary_data is a number", inputs(tensor(data=DATA), outputs=[{"name": "y", "parameters": {"binary_data": 1}}]), "'binary_data'", "the number 1"),
-    json("v2 negative classification", inputs(tensor(data=DATA), outputs=[{"name": "y", "parameters": {"classification": -1}}]), "'classification'", "-1"),
+    json(
+        "v2 binary_data is a number",
+        inputs(tensor(data=DATA), outputs=[{"name": "y", "parameters": {"binary_data": 1}}]),
+        "'binary_data'",
+        "the number 1",
+    ),
+    json(
+        "v2 negative classification",
+        inputs(tensor(data=DATA), outputs=[{"name": "y", "parameters": {"classification": -1}}]),
+        "'classification'",
+        "-1",
+    ),
     json("v2 negative timeout", inputs(tensor(data=DATA), parameters={"timeout": -1}), "'timeout'", "-1"),
     json("v2 timeout in words", inputs(tensor(data=DATA), parameters={"timeout": "1s"}), "'timeout'", "1s"),
     json("v2 priority in words", inputs(tensor(data=DATA), parameters={"priority": "high"}), "'priority'", "high"),
     json("v2 priority that there is not", inputs(tensor(data=DATA), parameters={"priority": 3}), "priority 3"),
     json("v2 a sequence", inputs(tensor(data=DATA), parameters={"sequence_id": 5}), "sequence_id", status=501),
-    json("v2 shared memory", inputs(tensor(parameters={"shared_memory_region": "r"})), "shared_memory_region", status=501),
+    json(
+        "v2 shared memory", inputs(tensor(parameters={"shared_memory_region": "r"})), "shared_memory_region", status=501
+    ),
     # ------------------------------------------------------------ binary tails
     json("v2 binary without a header length", inputs(sized(binary_data_size=16)), "Inference-Header-Content-Length"),
     binary("v2 tail too short", inputs(sized(binary_data_size=16)), FOUR[:12], "16 binary bytes", "12 are left"),
@@ -130,13 +151,31 @@ ROWS = [
     binary("v2 header length past the body", inputs(sized(binary_data_size=16)), FOUR, "99999", length=99999),
     binary("v2 header length too small", inputs(sized(binary_data_size=16)), FOUR, "not JSON", length=10),
     binary("v2 header length of 0 and JSON", inputs(sized(binary_data_size=16)), FOUR, "multiple of 16", length=0),
-    binary("v2 BOOL of 2", inputs(tensor(datatype="BOOL", shape=(1, 2), parameters={"binary_data_size": 2})), b"\x01\x02", "byte 1 is 2", model="echo-bool"),
+    binary(
+        "v2 BOOL of 2",
+        inputs(tensor(datatype="BOOL", shape=(1, 2), parameters={"binary_data_size": 2})),
+        b"\x01\x02",
+        "byte 1 is 2",
+        model="echo-bool",
+    ),
     binary("v2 strings cut in a length", words_of(7), STRINGS[:7], "BYTES elements need", model="echo-bytes"),
     binary("v2 strings cut in a string", words_of(10), STRINGS[:10], "says 2 bytes", "1 are left", model="echo-bytes"),
-    binary("v2 strings with a huge length", words_of(11), b"\xff\xff\xff\xff" + STRINGS[4:], "4294967295", model="echo-bytes"),
+    binary(
+        "v2 strings with a huge length",
+        words_of(11),
+        b"\xff\xff\xff\xff" + STRINGS[4:],
+        "4294967295",
+        model="echo-bytes",
+    ),
     binary("v2 strings and more", words_of(12), STRINGS + b"x", "1 bytes after", model="echo-bytes"),
     binary("v2 more strings than it says", words_of(11, (1, 1)), STRINGS, "[1, 1]", model="echo-bytes"),
-    binary("v2 strings not in UTF-8", words_of(10), b"\x01\x00\x00\x00a\x01\x00\x00\x00\xff", "not UTF-8", model="echo-bytes"),
+    binary(
+        "v2 strings not in UTF-8",
+        words_of(10),
+        b"\x01\x00\x00\x00a\x01\x00\x00\x00\xff",
+        "not UTF-8",
+        model="echo-bytes",
+    ),
     # ------------------------------------------------------------ while it runs
     json("v2 an index out of range", inputs(tensor("i", "INT64", (1,), data=[7])), "model", model="index", status=500),
 ]

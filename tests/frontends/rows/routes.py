@@ -34,7 +34,16 @@ def accept(name: str, value: str) -> Row:
     return Row(name, invocation(ROW, f"Accept: {value}"), 406, ("application/json", value[:40]))
 
 
-GETS = ("/", "/ping", "/metrics", "/debug/models", "/debug/models/linear/batches", "/v2", "/v2/health/ready", "/v2/models/linear")
+GETS = (
+    "/",
+    "/ping",
+    "/metrics",
+    "/debug/models",
+    "/debug/models/linear/batches",
+    "/v2",
+    "/v2/health/ready",
+    "/v2/models/linear",
+)
 POSTS = ("/invocations", "/endpoints/linear/invocations", "/v2/models/linear/infer")
 
 ROWS = [
@@ -67,8 +76,18 @@ ROWS = [
     model("a model of 1,000 characters", "m" * 1000 + "/infer", 400, "name"),
     model("versions of nothing", "linear/versions//infer", 404, "no POST"),
     Row("metadata of an unknown model", request("/v2/models/other", method="GET", length=False), 404, ("other",)),
-    Row("metadata of an unknown version", request("/v2/models/linear/versions/7", method="GET", length=False), 404, ("version 7",)),
-    Row("batches of an unknown model", request("/debug/models/other/batches", method="GET", length=False), 404, ("other",)),
+    Row(
+        "metadata of an unknown version",
+        request("/v2/models/linear/versions/7", method="GET", length=False),
+        404,
+        ("version 7",),
+    ),
+    Row(
+        "batches of an unknown model",
+        request("/debug/models/other/batches", method="GET", length=False),
+        404,
+        ("other",),
+    ),
     Row("batches of markup", request("/debug/models/%3Cb%3E/batches", method="GET", length=False), 404, ("no model",)),
     # ------------------------------------------------------------ paths
     Row("an unknown path", request("/nothing", ROW, JSON), 404, ("POST /nothing",)),
@@ -81,8 +100,16 @@ ROWS = [
     Row("a path in markup", request("/<script>", method="GET", length=False), 404, ("no GET",)),
     Row("another server's path", request("http://localhost/nothing", method="GET", length=False), 404, ("/nothing",)),
     # ------------------------------------------------------------ methods
-    *(method(verb, path, verb, "GET") for verb in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE") for path in GETS),
-    *(method(verb, path, verb, "POST") for verb in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE") for path in POSTS),
+    *(
+        method(verb, path, verb, "GET")
+        for verb in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")
+        for path in GETS
+    ),
+    *(
+        method(verb, path, verb, "POST")
+        for verb in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")
+        for path in POSTS
+    ),
     *(method("HEAD", path, "-") for path in POSTS),
     Row("OPTIONS *", request("*", method="OPTIONS", length=False), 404, ("OPTIONS",)),
     Row("PROPFIND", request("/", method="PROPFIND", length=False), 405, ("PROPFIND",)),
@@ -97,7 +124,12 @@ ROWS = [
     media("a media type not in ASCII", "text/é", 400, "content-type", "ASCII"),
     media("several media types", "text/csv, application/json", 415, "text/csv, application/json"),
     Row("CSV in v2", infer("linear", b"1,2,3,4", "Content-Type: text/csv"), 415, ("text/csv",)),
-    Row("npy for two inputs", to_model("pair", ROW).replace(b"application/json", b"application/x-npy"), 424, ("x-npy", "pair")),
+    Row(
+        "npy for two inputs",
+        to_model("pair", ROW).replace(b"application/json", b"application/x-npy"),
+        424,
+        ("x-npy", "pair"),
+    ),
     accept("an Accept that cannot be met", "image/png"),
     accept("an Accept that refuses all", "*/*;q=0"),
     accept("an Accept that refuses JSON", "application/json;q=0"),
@@ -106,5 +138,10 @@ ROWS = [
     accept("a quality that is none", "application/json;q=high"),
     accept("a quality over 1", "application/json;q=7"),
     Row("an Accept that v2 cannot meet", infer("linear", V2, "Accept: text/csv"), 406, ("text/csv",)),
-    Row("npy of two outputs", to_model("pair", {"instances": [{"a": [1, 2], "b": [3]}]}, "Accept: application/x-npy"), 424, ("x-npy",)),
+    Row(
+        "npy of two outputs",
+        to_model("pair", {"instances": [{"a": [1, 2], "b": [3]}]}, "Accept: application/x-npy"),
+        424,
+        ("x-npy",),
+    ),
 ]
