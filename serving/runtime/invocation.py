@@ -90,17 +90,20 @@ class Reply(Protocol):
 
 
 class Destination(Protocol):
-    """What an invocation comes back to once it was run: a route, or what collects the pieces of a large request."""
+    """What an invocation comes back to once it was run: a route, or what collects the pieces of a large request.
+
+    Times are seconds of `time.perf_counter`: when its batch began, when it ended, when its answers were sent.
+    """
 
     model: Model
     variant: str
     encode: Encode
 
-    def answer(self, item: Invocation, outputs: Sequence[Array], formed: float, ended: float) -> None:
-        """Its rows of the outputs are there; `formed` and `ended` are when its batch began and ended."""
+    def encoded(self, item: Invocation, outputs: Sequence[Array]) -> Encoded | None:
+        """Its rows of the outputs, encoded; None where nothing is to be sent (now)."""
 
-    def send(self, item: Invocation, encoded: Encoded, formed: float, ended: float) -> None:
-        """Its answer was encoded."""
+    def count(self, item: Invocation, formed: float, ended: float, sent: float) -> None:
+        """Its answer was sent."""
 
     def failed(self, item: Invocation, error: ServingError) -> None:
         """It failed."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from serving.codecs.base import Encoded
 from serving.contract import Array, Container, ModelConfig, ModelSpec
 from serving.errors import (
     ConfigurationError,
@@ -158,7 +159,7 @@ class Model:
             self.statistics.refused += 1
             raise Overloaded(
                 f"model '{self.name}' has {self.batcher.queued} requests queued, a wait of about {wait:.2f} s; "
-                f"its bound is {self.batcher.policy.max_wait_s:g} s",
+                f"{self._bound(item, wait)}",
                 retry_after_s=wait,
             )
         if not self._ticking:
@@ -174,6 +175,12 @@ class Model:
         if self.config.batching.max_batch_size is None and self._costs.row_s:
             rows = max(rows, int(_PIECE_S / self._costs.row_s))
         return rows
+
+    def _bound(self, item: Invocation, wait: float) -> str:
+        bound = self.batcher.policy.max_wait_s
+        if wait > bound:
+            return f"its bound is {bound:g} s"
+        return f"the deadline of the request is {item.deadline - item.arrived:.3f} s"
 
     def cancel(self, item: Invocation) -> None:
         """The caller hung up: a queued request never runs, a running one is not answered."""
@@ -328,7 +335,6 @@ class Model:
                 self._costs.learn(batch.run_rows, batch.seconds)
         mode = "inline" if batch.inline else "thread"
         for outcome in outcomes:
-            self._record(outcome.batch, mode, ended)
             if outcome.error is None:
                 self._answer(outcome.batch, outcome.outputs, ended)
             else:
@@ -336,6 +342,7 @@ class Model:
                     if item.state == RUNNING:
                         item.state = DONE
                         item.route.failed(item, outcome.error)
+            self._record(outcome.batch, mode, ended)
         self.batcher.finished(batch, perf_counter())
 
     def _record(self, batch: Batch[Invocation], mode: str, ended: float) -> None:
@@ -351,10 +358,13 @@ class Model:
         self._history.append((ended, batch.reason, mode, len(batch.items), batch.rows, padding, waited, batch.seconds))
 
     def _answer(self, batch: Batch[Invocation], outputs: Sequence[Array], ended: float) -> None:
+        """Encodes everybody's rows, then sends, then counts: sends in a burst find the network's code warm and its
+        peer awake, and counting happens while the answers travel."""
         row_bytes = sum(output.nbytes for output in outputs) // batch.run_rows
         only = outputs[0] if len(outputs) == 1 else None
         batched = self._assembler.batched
         formed = batch.formed
+        ready: list[tuple[Invocation, Encoded]] = []
         low = 0
         for item in batch.items:
             high = low + item.rows
@@ -370,9 +380,14 @@ class Model:
                     item.timings = (formed - item.enqueued, batch.rows, batch.seconds)
                 if row_bytes * item.rows > BULK_BYTES and type(item.route) is not Oversize:
                     self.encode_on_thread(item, mine, formed, ended)
-                else:
-                    item.route.answer(item, mine, formed, ended)
+                elif (encoded := item.route.encoded(item, mine)) is not None:
+                    ready.append((item, encoded))
             low = high
+        for item, (fields, body) in ready:
+            item.reply.answer(item, fields, body)
+        sent = perf_counter()
+        for item, _ in ready:
+            item.route.count(item, formed, ended, sent)
 
     # ------------------------------------------------------------------ bulk work off the loop
 
@@ -398,7 +413,8 @@ class Model:
 
         def then(encoded: Any, error: BaseException | None) -> None:
             if error is None:
-                item.route.send(item, encoded, formed, ended)
+                item.reply.answer(item, encoded[0], encoded[1])
+                item.route.count(item, formed, ended, perf_counter())
             elif isinstance(error, ServingError):
                 item.route.failed(item, error)
             else:

@@ -6,13 +6,14 @@ Each piece queues behind what came while the last one ran; the answer is put tog
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from serving.codecs.base import Column, Encode, Encoded
+from serving.codecs.base import Column, Encode
 from serving.contract import Array
-from serving.errors import InternalError, ServingError
+from serving.errors import ServingError
 from serving.runtime.invocation import Invocation
 
 if TYPE_CHECKING:
@@ -30,45 +31,46 @@ class Oversize:
         self._piece_rows = piece_rows
         self._done_rows = 0
         self._outputs: list[Sequence[Array]] = []
-        self._formed = 0.0
+        self._queue_s = 0.0
         self._compute_s = 0.0
 
     def start(self) -> None:
         """Queues the first piece. Raises what `Model.submit` raises; the pieces after it are not refused."""
         self.model.enqueue(self._next())
 
-    def answer(self, piece: Invocation, outputs: Sequence[Array], formed: float, ended: float) -> None:
+    def encoded(self, item: Invocation, outputs: Sequence[Array]) -> None:
         """A piece was run: queues the next, or answers."""
         whole = self._whole
         if not self._outputs:
-            self._formed = formed
-            whole.enqueued = piece.enqueued
+            whole.enqueued = item.enqueued
         self._outputs.append(outputs)
-        self._done_rows += piece.rows
-        if piece.timings is not None:
-            self._compute_s += piece.timings[2]
+        self._done_rows += item.rows
+        if item.timings is not None:
+            queue_s, _, compute_s = item.timings
+            self._queue_s += queue_s
+            self._compute_s += compute_s
         if self._done_rows < whole.rows:
             try:
                 self.model.enqueue(self._next(), admitted=True)
             except ServingError as error:
-                self.failed(piece, error)
+                self.failed(item, error)
             return
         whole.columns = ()
         whole.reply.invocation = whole
-        if piece.timings is not None:
-            whole.timings = (self._formed - whole.enqueued, whole.rows, self._compute_s)
+        if item.timings is not None:
+            whole.timings = (self._queue_s, whole.rows, self._compute_s)
         parts, self._outputs = self._outputs, []
-        self.model.encode_on_thread(whole, _Joined(parts), self._formed, ended)
+        now = perf_counter()
+        self.model.encode_on_thread(whole, _Joined(parts), now - self._compute_s, now)
+
+    def count(self, item: Invocation, formed: float, ended: float, sent: float) -> None:
+        """Pieces are not counted; their request is, once."""
 
     def failed(self, piece: Invocation, error: ServingError) -> None:
         """A piece failed, and so the request."""
         self._whole.columns = ()
         self._outputs = []
         self._whole.route.failed(self._whole, error)
-
-    def send(self, item: Invocation, encoded: Encoded, formed: float, ended: float) -> None:
-        """Pieces are never encoded."""
-        raise InternalError
 
     def _next(self) -> Invocation:
         whole = self._whole

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 
 from serving.codecs import registry
 from serving.codecs.base import Decode, Encode, Encoded
@@ -62,27 +61,23 @@ class Route:
         self.timeout_s = timeout_s
         self.model_priority = priority
 
-    def answer(self, item: Invocation, outputs: Sequence[Array], formed: float, ended: float) -> None:
-        """Encodes one caller's rows and sends them; `formed` and `ended` are when its batch began and ended."""
+    def encoded(self, item: Invocation, outputs: Sequence[Array]) -> Encoded | None:
+        """One caller's rows as its answer; None where they could not be encoded and it was told so."""
         try:
-            encoded = self.encode(outputs, item.asked)
+            return self.encode(outputs, item.asked)
         except ServingError as error:
             self.failed(item, error)
-            return
         except Exception:
             log.exception("an answer of %s could not be encoded", self.model.name)
             self.failed(item, InternalError())
-            return
-        self.send(item, encoded, formed, ended)
+        return None
 
-    def send(self, item: Invocation, encoded: Encoded, formed: float, ended: float) -> None:
-        """Sends an encoded answer and counts it."""
-        item.reply.answer(item, encoded[0], encoded[1])
+    def count(self, item: Invocation, formed: float, ended: float, sent: float) -> None:
+        """Counts an answer; `formed`, `ended` and `sent` are when its batch began, ended and was answered."""
         statistics = self.statistics
         statistics.invocations += 1
         enqueued = item.enqueued
-        # The four observations are written out: a call each would cost as much as the counting.
-        elapsed = perf_counter() - item.arrived
+        elapsed = sent - item.arrived
         in_model = ended - enqueued
         statistics.latency.observe(elapsed)
         statistics.model_latency.observe(in_model)

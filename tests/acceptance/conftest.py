@@ -19,7 +19,7 @@ def echo_of(datatype: str) -> str:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that echoes each datatype, and a few with other properties; `limited` has settings."""
+    """A model that echoes each datatype, and a few with other properties; `limited` has settings, `from_triton` Triton's."""
     root = tmp_path_factory.mktemp("repository")
     for datatype in models.ELEMENT_TYPES:
         models.echo(root / echo_of(datatype) / "model.onnx", datatype)
@@ -35,6 +35,18 @@ outputs:
   - {name: y, labels: [north, east, south, west]}
 batching:
   priority_levels: 3
+"""
+    )
+    models.echo(root / "from_triton" / "2" / "model.onnx", "FP32", ("N", 3))
+    models.echo(root / "from_triton" / "1" / "model.onnx", "FP32", ("N", 5))
+    (root / "from_triton" / "config.pbtxt").write_text(
+        """\
+name: "from_triton"
+platform: "onnxruntime_onnx"
+max_batch_size: 8
+input [{ name: "x" data_type: TYPE_FP32 dims: [3] }]
+output [{ name: "y" data_type: TYPE_FP32 dims: [3] }]
+dynamic_batching { preferred_batch_size: [4, 8] max_queue_delay_microseconds: 100 }
 """
     )
     return root

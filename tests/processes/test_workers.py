@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
 
 from tests.conftest import StartServer
-from tests.support.clients import ROW, Background, Caller, get, metric, post, worker_pids
+from tests.support import server as support
+from tests.support.clients import ROW, Answer, Background, Caller, get, metric, post, worker_pids
 from tests.support.server import Server, wait_until
 
 REPLACED_WITHIN_S = 15.0
@@ -81,9 +83,7 @@ def test_a_worker_that_is_killed_is_replaced_and_numbers_do_not_fall(pair: Serve
     pids = worker_pids(pair)
     victim = min(pids)
     os.kill(victim, signal.SIGKILL)
-    wait_until(
-        lambda: len(worker_pids(pair)) == 2 and victim not in worker_pids(pair), REPLACED_WITHIN_S, "a new worker"
-    )
+    wait_replaced(pair, victim)
     assert pids - {victim} < worker_pids(pair)
     assert served(pair) == before
     assert metric(pair, "serving_worker_starts_total") == 3
@@ -106,50 +106,83 @@ def test_numbers_do_not_fall_while_a_worker_does_not_answer(pair: Server) -> Non
         stopped.resume()
 
 
-def test_a_worker_killed_under_load_costs_only_its_requests_in_flight(pair: Server) -> None:
-    """Callers that each keep a connection: only the dead worker's connections fail, and once each."""
-    failures: list[int] = []
-    wrong: list[object] = []
-    ended = False
+class Load:
+    """Eight callers that call without a pause in a `with` block, each with rows of its own on a connection that it keeps.
 
-    def keep_calling(number: int) -> int:
-        """Calls until told to end, on one connection for as long as it lasts; gives the number of right answers."""
-        right = failed = 0
+    After the block: `right` and `failed` count each caller's answers and connections that broke; `wrong` are other answers.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._pool = ThreadPoolExecutor(8)
+        self._ended = False
+        self.right = [0] * 8
+        self.failed = [0] * 8
+        self.wrong: list[Answer] = []
+
+    def __enter__(self) -> Self:
+        self._calls = [self._pool.submit(self._keep_calling, number) for number in range(8)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
+        for call in self._calls:
+            call.result()
+        self._pool.shutdown()
+
+    def wait_for_answers(self, count: int) -> None:
+        """Returns when so many more right answers have come."""
+        target = sum(self.right) + count
+        wait_until(lambda: sum(self.right) >= target, 20, f"{count} right answers")
+
+    def _keep_calling(self, number: int) -> None:
         row = [float(number), 1, 2, 3]
-        caller = Caller(pair)
-        while not ended:
+        caller = Caller(self._server)
+        while not self._ended:
             try:
                 answer = caller.post("/invocations", [row])
             except (OSError, http.client.HTTPException):
-                failed += 1
+                self.failed[number] += 1
                 caller.hang_up()
-                caller = Caller(pair)
                 continue
             if answer.status == 200 and answer.json == [row]:
-                right += 1
+                self.right[number] += 1
             else:
-                wrong.append(answer)
+                self.wrong.append(answer)
         caller.hang_up()
-        failures.append(failed)
-        return right
 
-    victim = min(worker_pids(pair))
-    with ThreadPoolExecutor(8) as pool:
-        calls = [pool.submit(keep_calling, number) for number in range(8)]
-        try:
-            wait_until(lambda: served(pair) > 200, 20, "200 answers")
-            os.kill(victim, signal.SIGKILL)
-            wait_until(
-                lambda: len(pids := worker_pids(pair)) == 2 and victim not in pids, REPLACED_WITHIN_S, "a new worker"
-            )
-            after = served(pair)
-            wait_until(lambda: served(pair) > after + 200, 20, "200 more answers")
-        finally:
-            ended = True
-        assert min(call.result() for call in calls) > 0
-    assert wrong == []
-    assert 0 < sum(failures) <= 8
-    assert max(failures) == 1
+
+def wait_replaced(server: Server, ended: int) -> None:
+    """Returns when two workers serve and `ended` is none of them."""
+    wait_until(lambda: len(pids := worker_pids(server)) == 2 and ended not in pids, REPLACED_WITHIN_S, "a new worker")
+
+
+def test_a_worker_killed_under_load_costs_only_its_requests_in_flight(pair: Server) -> None:
+    """Only the dead worker's connections fail, and once each."""
+    with Load(pair) as load:
+        load.wait_for_answers(200)
+        # The busier of the two, which surely has callers.
+        victim = max(get(pair, "/debug/models").json, key=lambda summary: sum(summary["batches"].values()))["pid"]
+        os.kill(victim, signal.SIGKILL)
+        wait_replaced(pair, victim)
+        load.wait_for_answers(200)
+    assert load.wrong == []
+    assert sum(load.failed) > 0
+    assert max(load.failed) == 1
+    assert min(load.right) > 0
+
+
+def test_a_worker_told_to_end_under_load_fails_nobody(pair: Server) -> None:
+    with Load(pair) as load:
+        for _ in range(2):
+            load.wait_for_answers(200)
+            worker = min(worker_pids(pair))
+            os.kill(worker, signal.SIGTERM)
+            wait_replaced(pair, worker)
+        load.wait_for_answers(200)
+    assert load.wrong == []
+    assert load.failed == [0] * 8
+    assert "signal" not in pair.output
 
 
 def test_a_worker_told_to_end_drains_and_is_replaced(start_server: StartServer, slow: Callable[[float], Path]) -> None:
@@ -172,6 +205,28 @@ def test_an_idle_worker_told_to_end_loses_no_caller(pair: Server) -> None:
     call_over_new_connections(pair, 20)
 
 
+def test_callers_wait_for_the_replacement_of_the_only_worker(start_server: StartServer, echo: Path) -> None:
+    server = start_server("--model", echo)
+    (worker,) = worker_pids(server)
+    os.kill(worker, signal.SIGKILL)
+    call_over_new_connections(server, 5)
+    assert worker not in worker_pids(server)
+
+
+def test_a_supervisor_that_stands_still_stalls_no_invocation(pair: Server) -> None:
+    supervisor = psutil.Process(pair.pid)
+    supervisor.suspend()
+    try:
+        call_over_new_connections(pair, 20)
+        asked = get(pair, "/metrics")
+        assert asked.status == 503
+        assert "the supervisor did not answer in time" in asked.json["message"]
+        call_over_new_connections(pair, 20)
+    finally:
+        supervisor.resume()
+    assert served(pair) == 40
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_supervisor_that_is_killed_takes_its_workers_along(
     start_server: StartServer, echo: Path, workers: int
@@ -185,6 +240,13 @@ def test_a_supervisor_that_is_killed_takes_its_workers_along(
     killed = time.monotonic()
     wait_until(lambda: not server.processes(), 2, "the end of all its processes")
     wait_until(lambda: can_listen(server), 2 - (time.monotonic() - killed), "a free port")
+    again = support.start("--model", echo, "--port", str(server.port), state_dir=server.state_dir)
+    again.port = server.port
+    try:
+        again.wait_ready()
+        call_over_new_connections(again, 4)
+    finally:
+        again.end()
 
 
 def test_a_supervisor_that_is_killed_while_a_worker_computes(

@@ -49,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     place(models.table(root / "table" / "model.onnx"), WHOLE)
     models.centred(root / "centred" / "model.onnx")
     models.slow(root / "slow" / "model.onnx", 250, rows=1)
-    place(models.slow(root / "levels" / "model.onnx", 100, rows=1),
+    place(models.slow(root / "levels" / "model.onnx", 400, rows=1),
           "batching: {priority_levels: 3, max_queue_wait_s: 5}")  # fmt: skip
     place(models.slow(root / "bounded" / "model.onnx", 250, rows=1), "batching: {max_queue_wait_s: 0.1}")
     place(models.slow(root / "impatient" / "model.onnx", 500, rows=1), "batching: {default_timeout_s: 0.1}")
@@ -79,6 +79,21 @@ def occupied(server: Server, name: str) -> list[Background]:
     second = Background(server, path(name), [[2, 0, 0, 0]])
     wait_until(lambda: queued(server, name) == 1, 5, "a request that runs and one that waits")
     return [first, second]
+
+
+def running(server: Server, name: str) -> Background:
+    """One request that runs, on a model that had nothing to do."""
+    assert post(server, path(name), [[0, 0, 0, 0]]).status == 200
+    request = Background(server, path(name), [ROW])
+    wait_until(lambda: summary(server, name)["predicted_wait_us"] > 0, 5, "a request that runs")
+    return request
+
+
+def summary(server: Server, name: str) -> dict[str, Any]:
+    """What the server tells of the model."""
+    (found,) = [each for each in get(server, "/debug/models").json if each["name"] == name]
+    assert isinstance(found, dict)
+    return found
 
 
 def is_right(answer: Answer, rows: Rows) -> bool:
@@ -191,9 +206,8 @@ def test_a_model_that_cannot_be_batched_runs_each_request_alone(server: Server) 
         means = [sum(column) / 2 for column in zip(*rows, strict=True)]
         assert answer.json == [[value - mean for value, mean in zip(row, means, strict=True)] for row in rows]
     assert all(record["requests"] == 1 for record in records(server, "centred"))
-    (summary,) = [each for each in get(server, "/debug/models").json if each["name"] == "centred"]
-    assert summary["batched"] is False
-    assert "rows influence each other" in summary["why_not_batched"]
+    assert summary(server, "centred")["batched"] is False
+    assert "rows influence each other" in summary(server, "centred")["why_not_batched"]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +292,7 @@ def test_priorities(server: Server) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(call, "running", 0)]
-        wait_until(lambda: metric(server, "serving_connections") >= 2, 5, "the first request")
+        wait_until(lambda: summary(server, "levels")["predicted_wait_us"] > 0, 5, "the first request")
         for count, (label, priority) in enumerate([("low", 3), ("low", 3), ("middle", 2)], 1):
             calls.append(pool.submit(call, label, priority))
             wait_until(lambda: queued(server, "levels") >= count, 5, "the next request")  # noqa: B023
@@ -322,6 +336,7 @@ def test_a_wait_beyond_the_own_deadline_is_refused_at_once(server: Server) -> No
     calls = occupied(server, "slow")
     answer = post(server, path("slow"), [ROW], X_Serving_Timeout_Ms="20")
     assert answer.status == 429
+    assert "the deadline of the request is 0.020 s" in answer.json["Message"]
     assert [call.answer().status for call in calls] == [200, 200]
 
 
@@ -342,13 +357,12 @@ def test_the_deadline_of_a_request_that_runs(server: Server) -> None:
 
 def test_the_deadline_of_a_request_that_waits(server: Server) -> None:
     """It is answered when its time is over, and never runs."""
-    running = Background(server, path("slow"), [ROW])
-    wait_until(lambda: metric(server, "serving_connections") >= 2, 5, "the first request")
+    first = running(server, "slow")
     rows = metric(server, "serving_batch_rows_sum", model="slow")
     waiting = Background(server, path("slow"), [ROW], X_Serving_Timeout_Ms="40")
     assert waiting.answer().status == 424
-    assert not running.done
-    assert running.answer().status == 200
+    assert not first.done
+    assert first.answer().status == 200
     assert metric(server, "serving_batch_rows_sum", model="slow") == rows + 1
 
 

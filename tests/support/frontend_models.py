@@ -44,6 +44,7 @@ def make_repository(directory: Path) -> Path:
     `pair`: a FP32[N,2], b INT64[N,1] -> sum FP32[N,2] = a + b, twice INT64[N,1] = 2 b. `cube`: x FP32[N,2,3] -> the same.
     `index`: i INT64[N] -> v FP32[N]; i outside -3 to 2 fails while it runs. `wide`: x FP32[N,1] -> y FP32[N,20000].
     `slow`: spins INT64[1] -> y FP32[8,8] after that many turns of a loop, alone and never on the event loop.
+    `busy`: the same, and whoever comes while another waits for it is refused.
     `echo-*`: see `ECHOES`.
     """
     weights = np.arange(8, dtype=np.float32).reshape(4, 2)
@@ -81,6 +82,7 @@ def make_repository(directory: Path) -> Path:
     )
     _save(directory / "wide", wide)
     _save(directory / "slow", _slow(), "batching: {inline_below_us: 0, max_queue_wait_s: 1000}\n")
+    _save(directory / "busy", _slow(), "batching: {inline_below_us: 0, max_queue_wait_s: 0.000000001}\n")
     for datatype, kind in ECHOES.items():
         _save(directory / f"echo-{datatype.lower()}", _echo(kind, ["N", 2]))
     return directory

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import select
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -73,8 +75,9 @@ class Wire:
             pass
 
     def end(self) -> None:
-        """Says that nothing more will be sent."""
-        self.socket.shutdown(socket.SHUT_WR)
+        """Says that nothing more will be sent, where the server has not closed already."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
 
     def answer(self, method: str = "POST") -> Answer:
         """The next answer, to a request of that method; interim ones (1xx) count. Raises `Closed`."""
@@ -98,6 +101,25 @@ class Wire:
     def answers(self, count: int) -> list[Answer]:
         """The next `count` answers."""
         return [self.answer() for _ in range(count)]
+
+    def arrived(self, within_s: float) -> list[Answer]:
+        """The whole answers that have come, to requests other than HEAD, once there is one or the time is over."""
+        select.select([self.socket], [], [], within_s)
+        self.socket.setblocking(False)
+        try:
+            while data := self._receive():
+                self._unread += data
+        except BlockingIOError:
+            pass
+        found: list[Answer] = []
+        kept = self._unread
+        try:
+            while kept:
+                found.append(self.answer())
+                kept = self._unread
+        except (BlockingIOError, Closed):
+            self._unread = kept
+        return found
 
     def is_closed(self) -> bool:
         """Waits for the server to close; True when it does so and says nothing more before."""

@@ -152,6 +152,10 @@ class Connection(HttpToolsProtocol):
         self._in_message = False
         self._head_done = False
         self._with_app = False  # the message under way is the app's
+        self._running: RequestResponseCycle | None = (
+            None  # the cycle that the app works on; uvicorn knows only the last
+        )
+        self._again = b""  # a head that offered another protocol, without the offer
         self._head_bytes = 0
         self._fed_bytes = 0
         self._head: Head | None = None
@@ -198,10 +202,9 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # An offer that we do not take (RFC 9110, 7.8): what follows is HTTP/1.1 as before.
-            rest = data[upgrade.args[0] :]
-            if rest:
-                self._feed(rest)
+            again, self._again = self._again, b""
+            self._fed_bytes = 0
+            self._feed(again + data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             self._reject(_cause(error))
         except httptools.HttpParserError as error:
@@ -220,6 +223,8 @@ class Connection(HttpToolsProtocol):
             self._reject(BadRequest("the chunks of the body carry far more around their data than data"))
 
     def on_message_begin(self) -> None:
+        if self.transport.is_closing():
+            raise BadRequest("the request before this one closed the connection")
         self._idle = False
         self._in_message = True
         self._head_done = False
@@ -259,8 +264,14 @@ class Connection(HttpToolsProtocol):
         method = parser.get_method()
         if method == b"CONNECT":
             raise MethodNotAllowed("CONNECT is not answered: this server is no proxy")
+        if parser.should_upgrade():
+            # llhttp takes what follows for the other protocol, a body too. We take no offer (RFC 9110, 7.8), so that it
+            # is HTTP/1.1, and the message begins again without the offer.
+            fields = b"".join(b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
+            self._again = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version.encode(), fields)
+            return
         length = 0
-        plain = version == "1.1" and method == b"POST" and not parser.should_upgrade()
+        plain = version == "1.1" and method == b"POST"
         for name, value in self.headers:
             if name == b"content-length":
                 length = int(value)
@@ -314,6 +325,8 @@ class Connection(HttpToolsProtocol):
         self._received += size
 
     def on_message_complete(self) -> None:
+        if self._again:
+            return
         self._in_message = False
         self._fed_bytes = 0
         if self.transport.is_closing():
@@ -350,7 +363,11 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, app))
         else:
-            super()._start_asgi_task(cycle, app)
+            self._run(cycle, app)
+
+    def _run(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _app_busy(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
@@ -405,7 +422,7 @@ class Connection(HttpToolsProtocol):
             if isinstance(first, Head):
                 self._dispatch(first, content)
             else:
-                super()._start_asgi_task(first, content)
+                self._run(first, content)
             return
         if self.flow.read_paused:
             self.flow.resume_reading()
@@ -425,6 +442,10 @@ class Connection(HttpToolsProtocol):
             invocation.route.model.cancel(invocation)
         self._release(self._held)
         self._body = b""
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
         self.lane.closed.set()
 
@@ -505,7 +526,7 @@ class Connection(HttpToolsProtocol):
 
     def _reject(self, error: ServingError) -> None:
         """Answers with an error, in its turn, and closes: nothing more can be read from this connection."""
-        if self._lingering:
+        if self._lingering or self.transport.is_closing():
             return
         self._lingering = True
         self._idle = False

@@ -1,0 +1,279 @@
+"""The table of docs/faults.md, provoked row by row on a real server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boto3
+import orjson
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from serving import errors
+from serving.frontends.http.faces import Faces
+from serving.runtime.invocation import Face
+from tests.frontends.rows.row import JSON, ROW, inputs, tensor
+from tests.support import server as support
+from tests.support.server import Server, wait_until
+from tests.support.wire import Answer, Wire, request
+
+TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
+
+FACES = (Face.CONTAINER, Face.RUNTIME, Face.OPEN_INFERENCE)
+
+MANY_SPINS = 3_000_000
+"""Turns of `busy` that take seconds: longer than a test needs the slot, and not for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A cell of the table: status, error class, and `OriginalStatusCode` of a ModelError; and the text as a pattern."""
+
+    status: int
+    error: str
+    original: int | None
+    text: re.Pattern[str]
+
+
+def cell(text: str, words: str) -> Expected:
+    """Reads a cell, such as "424 ModelError (400)", with the text for it."""
+    found = re.fullmatch(r"(\d{3})(?: (\w+))?(?: \((\d+)\))?", text)
+    assert found, f"not a cell of the table: {text}"
+    pattern = ".*".join(map(re.escape, words.split("…")))
+    return Expected(int(found[1]), found[2] or "", int(found[3]) if found[3] else None, re.compile(pattern))
+
+
+def table() -> Iterator[tuple[str, Face, Expected]]:
+    """Every fault on every face where it can happen."""
+    lines = [line for line in TABLE.read_text().splitlines() if line.startswith("| ")]
+    for line in lines[1:]:
+        fault, *cells, text = (part.strip() for part in line.strip("|").split("|"))
+        texts = text.split(" / ")
+        for face, content, words in zip(FACES, cells, texts * 3 if len(texts) == 1 else texts, strict=False):
+            if content != "-":
+                yield fault, face, cell(content, words)
+
+
+CASES = list(table())
+
+
+# ---------------------------------------------------------------- requests
+
+
+def post(face: Face, model: str, body: bytes, *fields: str, method: str = "POST", host: str = "localhost") -> bytes:
+    """An invocation by a face; on `/invocations` the server's default model is meant."""
+    return request(path(face, model), body, *fields, method=method, host=host)
+
+
+def path(face: Face, model: str) -> str:
+    """Where a face takes invocations."""
+    if face is Face.CONTAINER:
+        return "/invocations"
+    return f"/endpoints/{model}/invocations" if face is Face.RUNTIME else f"/v2/models/{model}/infer"
+
+
+def ask_for(face: Face, name: str, datatype: str, shape: list[int], values: list[Any]) -> bytes:
+    """A body of one input in the words of the face; `values` are its rows."""
+    if face is Face.OPEN_INFERENCE:
+        flat = [number for row in values for number in (row if isinstance(row, list) else [row])]
+        return orjson.dumps(inputs(tensor(name, datatype, shape, data=flat)))
+    return orjson.dumps({"instances": values})
+
+
+def four(face: Face) -> bytes:
+    """What `linear` takes."""
+    return ask_for(face, "x", "FP32", [1, 4], [[1, 2, 3, 4]])
+
+
+def spins(face: Face, count: int) -> bytes:
+    """What `slow` and `busy` take."""
+    return ask_for(face, "spins", "INT64", [1], [count])
+
+
+Ask = Callable[[Face], bytes]
+
+REQUESTS: dict[str, tuple[str | None, Ask]] = {
+    "malformed body": ("linear", lambda face: post(face, "linear", b"{", JSON)),
+    "wrong shape": (
+        "linear",
+        lambda face: post(face, "linear", ask_for(face, "x", "FP32", [1, 3], [[1, 2, 3]]), JSON),
+    ),
+    "unsupported media type": ("linear", lambda face: post(face, "linear", ROW, "Content-Type: image/png")),
+    "not acceptable": ("linear", lambda face: post(face, "linear", four(face), JSON, "Accept: image/png")),
+    "unknown name": (None, lambda face: post(face, "other", four(face), JSON)),
+    "unknown version": ("linear", lambda face: request("/v2/models/linear/versions/9/infer", four(face))),
+    "unknown path": (
+        "linear",
+        lambda face: request(path(face, "linear").rpartition("/")[0] + "/nothing", ROW, JSON),
+    ),
+    "wrong method": ("linear", lambda face: post(face, "linear", b"", method="PUT")),
+    "invalid header": ("linear", lambda face: post(face, "linear", four(face), JSON, "X-Serving-Timeout-Ms: soon")),
+    "foreign host": ("linear", lambda face: post(face, "linear", four(face), JSON, host="evil.example")),
+    "not built": (
+        "linear",
+        lambda face: post(face, "linear", four(face), JSON, "X-Amzn-SageMaker-Session-Id: NEW_SESSION"),
+    ),
+    "headers too large": ("linear", lambda face: post(face, "linear", four(face), JSON, "X: " + "y" * 40_000)),
+    "too large": ("linear", lambda face: post(face, "linear", b" " * 70_000, JSON)),
+    "not received in time": ("linear", lambda face: post(face, "linear", four(face), JSON)[:-1]),
+    "overload": ("busy", lambda face: post(face, "busy", spins(face, 1), JSON)),
+    "deadline": (
+        "busy",
+        lambda face: post(face, "busy", spins(face, MANY_SPINS), JSON, "X-Serving-Timeout-Ms: 20"),
+    ),
+    "model failure": (
+        "index",
+        lambda face: post(face, "index", ask_for(face, "i", "INT64", [1], [7]), JSON),
+    ),
+}
+"""The default model of the server to ask, and the request."""
+
+RENDERED: dict[str, errors.ServingError] = {"not ready": errors.NotReady(), "server failure": errors.InternalError()}
+"""What no request can provoke on a server that is well: rendered from the error itself."""
+
+
+@pytest.fixture(scope="module")
+def server_of(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str | None], Server]]:
+    """Servers with small limits, by their default model; each is started once."""
+    servers: dict[str | None, Server] = {}
+    env = {"SERVING_MAX_BODY_BYTES": "65536", "SERVING_BODY_TIMEOUT_S": "1"}
+    with ExitStack() as stack:
+
+        def start(default: str | None) -> Server:
+            if default not in servers:
+                names = ["linear", default if default is not None else "index"]
+                models = [f"--model={name}={repository / name}" for name in dict.fromkeys(names)]
+                state_dir = tmp_path_factory.mktemp("server") / "state"
+                arguments = [*models, *([f"--default-model={default}"] if default else [])]
+                servers[default] = stack.enter_context(support.running(*arguments, state_dir=state_dir, env=env))
+            return servers[default]
+
+        yield start
+
+
+@pytest.fixture
+def server(server_of: Callable[[str | None], Server], fault: str) -> Server:
+    """The server for a fault."""
+    return server_of(REQUESTS[fault][0] if fault in REQUESTS else "linear")
+
+
+@pytest.fixture
+def crowd(server: Server, fault: str) -> Iterator[None]:
+    """For an overload: one request runs and another waits for as long as the test does."""
+    if fault != "overload":
+        yield
+        return
+
+    def queued() -> int:
+        with Wire(server.port) as wire:
+            wire.send(request("/debug/models", method="GET", length=False))
+            return sum(model["queued_requests"] for model in wire.answer().json())
+
+    wait_until(lambda: not queued(), 10, "an empty queue")
+    with Wire(server.port) as running, Wire(server.port) as waiting:
+        running.send(post(Face.CONTAINER, "busy", spins(Face.CONTAINER, MANY_SPINS), JSON))
+        waiting.send(post(Face.CONTAINER, "busy", spins(Face.CONTAINER, 1), JSON))
+        wait_until(lambda: queued() == 1, 10, "one request that waits")
+        yield
+
+
+def test_every_fault_of_the_table_is_provoked_and_no_other() -> None:
+    assert {fault for fault, _, _ in CASES} == {*REQUESTS, *RENDERED}
+    assert len(CASES) == len({(fault, face) for fault, face, _ in CASES}) >= 50
+
+
+@pytest.mark.parametrize(
+    ("fault", "face", "expected"), CASES, ids=[f"{fault} - {face.value}" for fault, face, _ in CASES]
+)
+def test_fault(server: Server, crowd: None, fault: str, face: Face, expected: Expected) -> None:
+    answer = render(fault, face) if fault in RENDERED else ask(server, REQUESTS[fault][1](face))
+    fields = answer.json()
+    assert answer.status == expected.status, fields
+    assert answer.headers["content-type"] == "application/json"
+    if face is Face.CONTAINER:
+        assert fields == {"code": expected.status, "type": expected.error, "message": fields["message"]}
+        text = fields["message"]
+    elif face is Face.OPEN_INFERENCE:
+        assert list(fields) == ["error"]
+        text = fields["error"]
+    else:
+        named = answer.headers.get("x-amzn-errortype")
+        assert named == (None if expected.error.isdigit() else expected.error)
+        text = fields["Message"]
+        if expected.error == "ModelError":
+            assert fields["OriginalStatusCode"] == expected.original
+            text = fields["OriginalMessage"]
+            side = "client" if 400 <= fields["OriginalStatusCode"] < 500 else "server"
+            assert fields["Message"].startswith(
+                f"Received {side} error ({expected.original}) from primary with message"
+            )
+            assert expected.original == 0 or orjson.loads(text)["code"] == expected.original
+            text = text if expected.original == 0 else orjson.loads(text)["message"]
+    assert expected.text.fullmatch(text), text
+    assert ("retry-after" in answer.headers) == (fault == "overload")
+
+
+def ask(server: Server, sent: bytes) -> Answer:
+    """The answer to one request; a connection that the server closes early is no fault."""
+    with Wire(server.port) as wire:
+        wire.offer((sent,))
+        return wire.answer()
+
+
+def render(fault: str, face: Face) -> Answer:
+    """The answer that the server would write."""
+    rendered = Faces("us-east-1", "123456789012").render(face, RENDERED[fault], "linear")
+    fields = (line.split(": ", 1) for line in rendered.fields.decode().splitlines())
+    return Answer(rendered.status, dict(fields), rendered.body)
+
+
+# ---------------------------------------------------------------- as boto3 reads it
+
+WITH_BOTO3 = [
+    (fault, expected)
+    for fault, face, expected in CASES
+    if face is Face.RUNTIME
+    and fault in REQUESTS
+    and fault not in {"wrong method", "unknown path", "not received in time"}
+]
+
+
+@pytest.mark.parametrize(("fault", "expected"), WITH_BOTO3, ids=[fault for fault, _ in WITH_BOTO3])
+def test_boto3_reads_the_fault(server: Server, crowd: None, fault: str, expected: Expected) -> None:
+    sent = REQUESTS[fault][1](Face.RUNTIME)
+    head, _, body = sent.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines if not line.startswith("Content-Length"))
+    client = boto3.client(
+        "sagemaker-runtime",
+        endpoint_url=server.url,
+        region_name="us-east-1",
+        aws_access_key_id="id",
+        aws_secret_access_key="secret",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    client.meta.events.register("before-sign", partial(add_headers, headers))
+    with pytest.raises(ClientError) as caught:
+        client.invoke_endpoint(EndpointName=first.split("/")[2], Body=body)
+    error = caught.value.response
+    assert error["ResponseMetadata"]["HTTPStatusCode"] == expected.status
+    assert error["Error"]["Code"] == expected.error
+    if expected.error == "ModelError":
+        assert error["OriginalStatusCode"] == expected.original
+        assert f"error ({expected.original}) from primary" in error["Error"]["Message"]
+    else:
+        assert expected.text.fullmatch(error["Error"]["Message"]), error
+
+
+def add_headers(headers: dict[str, str], request: Any, **_: Any) -> None:
+    """Gives boto3's request these headers, in place of its own."""
+    for name, value in headers.items():
+        del request.headers[name]
+        request.headers[name] = value
