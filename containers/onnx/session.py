@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,8 @@ OLDEST: Final = (1, 24, 4)
 
 def runtime() -> Any:
     """The onnxruntime module. Raises `MissingExtra`, also where it is too old to be safe."""
+    # On import it makes a database in the home directory and would report to its maker (seen in 1.31).
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         ort = importlib.import_module("onnxruntime")
     except ImportError as error:

@@ -47,34 +47,44 @@ class Acceptor:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def stop(self) -> None:
-        """Accepts no more and closes this process's copies of the sockets."""
+        """Takes what waits in the kernel's queue, which closing would reset, and closes this process's copies."""
         if not self._open:
             return
         self._open = False
         for listener in self._sockets:
             self._loop.remove_reader(listener.fileno())
+            while self._room() and self._accept_one(listener):
+                pass
             listener.close()
 
+    def _room(self) -> bool:
+        return self._count() + len(self._tasks) < self._limit
+
     def _accept(self, listener: socket.socket) -> None:
-        if self._count() + len(self._tasks) >= self._limit:
+        if self._room():
+            self._accept_one(listener)
+        else:
             self._pause(listener)
-            return
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        """Accepts a connection, if one waits and there are resources for it."""
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
+            return False
         except OSError as error:
             if error.errno not in _OUT_OF_RESOURCES:
                 raise
             log.warning("connections wait: %s", error.strerror)
             self._pause(listener)
-            return
+            return False
         connection.setblocking(False)
         if connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = self._loop.create_task(self._connect(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return True
 
     async def _connect(self, connection: socket.socket) -> None:
         try:
@@ -90,6 +100,8 @@ class Acceptor:
 
     def _pause(self, listener: socket.socket) -> None:
         """Leaves connections in the kernel's queue for a moment; others of the workers may take them."""
+        if not self._open:
+            return
         self._loop.remove_reader(listener.fileno())
         self._loop.call_later(_PAUSE_S, self._resume, listener)
 

@@ -108,7 +108,15 @@ class Supervisor:
         """Keeps worker `number` alive: starts it, listens to it, starts it again when it ends."""
         backoff = _BACKOFF_S
         while not self._stopping.is_set():
-            worker = await self._start(number)
+            try:
+                worker = await self._start(number)
+            except OSError as error:
+                if not self._ready.is_set():
+                    raise
+                backoff = min(backoff * 2, _BACKOFF_LIMIT_S)
+                log.error("worker %d could not be started (%s); trying again", number, error.strerror)
+                await self._first_of(asyncio.sleep(backoff), self._stopping.wait())
+                continue
             self._workers[number] = worker
             while (message := await worker.channel.receive()) is not None:
                 self._handle(worker, message)
@@ -139,6 +147,10 @@ class Supervisor:
                 pass_fds=descriptors,
                 stdin=asyncio.subprocess.DEVNULL,
             )
+        except OSError:
+            ours.close()
+            os.close(write_end)
+            raise
         finally:
             theirs.close()
             os.close(read_end)

@@ -113,8 +113,12 @@ class Worker:
     # ------------------------------------------------------------------ messages
 
     async def _read(self) -> None:
-        while (message := await self._channel.receive()) is not None:
-            self._handle(message)
+        try:
+            while (message := await self._channel.receive()) is not None:
+                self._handle(message)
+        except Exception:
+            log.exception("the channel to the supervisor failed")
+            os._exit(1)
         os._exit(0)
 
     def _handle(self, message: ToWorker) -> None:
@@ -154,9 +158,11 @@ class Worker:
                     endpoint.model.close()
                 if not isinstance(error, ServingError):
                     log.exception("a snapshot could not be put in force")
-                self._channel.send(Wired(wire.version, str(error) or type(error).__name__, ()))
+                reason = str(error).encode("utf-8", "backslashreplace").decode() or type(error).__name__
+                self._channel.send(Wired(wire.version, reason, ()))
                 return
             self._plane.swap(Snapshot(wire.version, endpoints, wire.default, self._settings.account_id))
+            self._lane.memo.clear()  # remembered heads hold routes through the old snapshot
             self._wiring = {wiring.name: wiring for wiring in wire.endpoints}
             for name, endpoint in old.items():
                 if endpoints.get(name) is not endpoint:
@@ -197,14 +203,15 @@ class Worker:
         if len(self._calls) >= 64:
             raise Overloaded("too many administrative calls at once; try again", retry_after_s=1)
         self._last_call += 1
-        future = self._calls[self._last_call] = self._loop.create_future()
-        self._channel.send(Ask(self._last_call, what, name))
+        number = self._last_call
+        future = self._calls[number] = self._loop.create_future()
+        self._channel.send(Ask(number, what, name))
         try:
             return await asyncio.wait_for(future, _ASK_TIMEOUT_S)
         except TimeoutError as error:
             raise Unavailable("the supervisor did not answer in time; try again", retry_after_s=1) from error
         finally:
-            self._calls.pop(self._last_call, None)
+            self._calls.pop(number, None)
 
     def _samples(self) -> list[Sample]:
         lane = self._lane

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
 from serving.runtime.costs import Costs
@@ -76,6 +76,7 @@ class Batch(Generic[I]):
 
     __slots__ = (
         "deadline",
+        "ends",
         "formed",
         "inline",
         "items",
@@ -98,6 +99,7 @@ class Batch(Generic[I]):
         self.seconds = 0.0
         self.inline = False
         self.deadline = 0.0
+        self.ends = 0.0
 
 
 class _Queue(Generic[I]):
@@ -136,7 +138,7 @@ class Batcher(Generic[I]):
         self._heads: list[tuple[float, int, _Queue[I]]] = []
         self._deadlines: list[tuple[float, int, I]] = []
         self._sequence = 0
-        self._busy_until = 0.0
+        self._ends: list[float] = []
         self._gap_rows = 0
         self._gap_opened = 0.0
         self._gap_limit_s = 0.0
@@ -176,6 +178,9 @@ class Batcher(Generic[I]):
             # Only deadlines shorter than the default need an order of their own: the rest expire as they queued.
             self._sequence += 1
             heappush(self._deadlines, (item.deadline, self._sequence, item))
+            if len(self._deadlines) > 2 * self.queued + 64:
+                self._deadlines = [entry for entry in self._deadlines if entry[2].state == QUEUED]
+                heapify(self._deadlines)
         if self._gap_rows:
             heard = self._gap_opened if self._gap_heard is None else self._gap_heard
             patience = self._gap_limit_s if self._gap_heard is None else self.policy.gap_idle_s
@@ -211,6 +216,10 @@ class Batcher(Generic[I]):
                 self._end(queue.items.popleft(), expired)
                 queue.drop_dead()
         return expired
+
+    def overdue(self, now: float) -> bool:
+        """Whether a queued request with a deadline of its own has passed it; the usual ones have a timer."""
+        return bool(self._deadlines) and self._deadlines[0][0] <= now
 
     def next_deadline(self) -> float | None:
         """When the earliest queued request expires; None when nothing is queued."""
@@ -249,8 +258,8 @@ class Batcher(Generic[I]):
         batch = self._take(queue, now, reason)
         if batch is not None:
             self.free -= 1
-            end = now + self.costs.predict(batch.rows)
-            self._busy_until = max(self._busy_until, end)
+            batch.ends = now + self.costs.predict(batch.rows)
+            self._ends.append(batch.ends)
         return batch
 
     def finished(self, batch: Batch[I], now: float) -> None:
@@ -259,6 +268,7 @@ class Batcher(Generic[I]):
         A batch that ran inline opens no gap, and its loop decides which of its times are learned.
         """
         self.free += 1
+        self._ends.remove(batch.ends)
         self._late = self.queued > 0
         if batch.inline:
             return
@@ -282,8 +292,8 @@ class Batcher(Generic[I]):
 
     def predicted_wait(self, now: float) -> float:
         """Seconds until a request that came now would start, were the queue to run at the best batch size known."""
-        busy = self._busy_until - now
-        return (max(0.0, busy)) + self.queued_rows * self.costs.row_s / self.policy.slots
+        busy = 0.0 if self.free else max(min(self._ends) - now, 0.0)
+        return busy + self.queued_rows * self.costs.row_s / self.policy.slots
 
     # ------------------------------------------------------------------ inside
 

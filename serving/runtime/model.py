@@ -135,6 +135,8 @@ class Model:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._closing: Callable[[], None] | None = None
+        self._ended = False
+        self._on_threads = 0
         self.priority = config.batching.default_priority or (config.batching.priority_levels + 1) // 2
 
     # ------------------------------------------------------------------ what callers do
@@ -154,7 +156,11 @@ class Model:
             raise InvalidInput(
                 f"priority {item.priority} is over the {self.batcher.policy.levels} levels of model '{self.name}'"
             )
-        wait = self.batcher.add(item, perf_counter(), admitted)
+        now = perf_counter()
+        if item.deadline <= now:
+            self.statistics.expired += 1
+            raise self._late(item)
+        wait = self.batcher.add(item, now, admitted)
         if wait:
             self.statistics.refused += 1
             raise Overloaded(
@@ -200,7 +206,7 @@ class Model:
     def close(self, done: Callable[[], None] | None = None) -> None:
         """Ends the model once its queue and runs are empty, then calls `done`; new requests are refused."""
         self._closing = done or (lambda: None)
-        if not self._busy:
+        if not self._busy and not self._on_threads:
             self._end()
 
     def records(self) -> list[BatchRecord]:
@@ -233,6 +239,8 @@ class Model:
         pulse = self._pulse
         while True:
             now = perf_counter()
+            if batcher.overdue(now):
+                self._expire(now)
             # A gap spins only while nobody else on this loop has anything to do.
             patient = pulse.busy <= 1 and (pulse.spinning is None or pulse.spinning is self)
             batch = batcher.poll(now, patient)
@@ -248,10 +256,10 @@ class Model:
             pulse.spinning = None
         if batcher.queued or self._running:
             self._arm(now)
-        elif self._busy:
+        elif self._busy and not self._ticking:
             self._busy = False
             pulse.busy -= 1
-            if self._closing is not None:
+            if self._closing is not None and not self._on_threads:
                 self._end()
 
     def _start(self, batch: Batch[Invocation], now: float) -> None:
@@ -306,7 +314,7 @@ class Model:
             self._assembler.check(outputs, batch.run_rows)
         except ServingError as error:
             return Outcome(batch, (), error)
-        except Exception as error:
+        except BaseException as error:  # whatever it is, its callers get an answer and the slot goes on
             log.exception("model %s failed", self.name)
             failure = ModelFailure(f"model '{self.name}' failed: {type(error).__name__}")
             failure.__cause__ = error
@@ -340,10 +348,17 @@ class Model:
             else:
                 for item in outcome.batch.items:
                     if item.state == RUNNING:
-                        item.state = DONE
-                        item.route.failed(item, outcome.error)
+                        self._fail(item, outcome.error)
             self._record(outcome.batch, mode, ended)
         self.batcher.finished(batch, perf_counter())
+
+    def _fail(self, item: Invocation, error: ServingError) -> None:
+        """Tells one caller of an error; nothing that goes wrong there may reach another caller."""
+        item.state = DONE
+        try:
+            item.route.failed(item, error)
+        except Exception:
+            log.exception("an error of %s could not be sent", self.name)
 
     def _record(self, batch: Batch[Invocation], mode: str, ended: float) -> None:
         statistics = self.statistics
@@ -370,6 +385,7 @@ class Model:
             high = low + item.rows
             if item.state == RUNNING:
                 item.state = DONE
+                item.columns = ()
                 if not batched:
                     mine: Sequence[Array] = outputs
                 elif only is not None:
@@ -378,13 +394,21 @@ class Model:
                     mine = [output[low:high] for output in outputs]
                 if item.head.timing:
                     item.timings = (formed - item.enqueued, batch.rows, batch.seconds)
-                if row_bytes * item.rows > BULK_BYTES and type(item.route) is not Oversize:
-                    self.encode_on_thread(item, mine, formed, ended)
-                elif (encoded := item.route.encoded(item, mine)) is not None:
-                    ready.append((item, encoded))
+                try:
+                    if row_bytes * item.rows > BULK_BYTES and type(item.route) is not Oversize:
+                        self.encode_on_thread(item, mine, formed, ended)
+                    elif (encoded := item.route.encoded(item, mine)) is not None:
+                        ready.append((item, encoded))
+                except Exception:
+                    log.exception("an answer of %s was lost", self.name)
+                    self._fail(item, InternalError())
             low = high
         for item, (fields, body) in ready:
-            item.reply.answer(item, fields, body)
+            try:
+                item.reply.answer(item, fields, body)
+            except Exception:
+                # Replies promise not to raise; were one to, the other callers of the batch get their answers.
+                log.exception("an answer of %s could not be sent", self.name)
         sent = perf_counter()
         for item, _ in ready:
             item.route.count(item, formed, ended, sent)
@@ -392,17 +416,28 @@ class Model:
     # ------------------------------------------------------------------ bulk work off the loop
 
     def on_thread(self, work: Callable[[], Any], then: Callable[[Any, BaseException | None], None]) -> None:
-        """Runs `work` on a thread and calls `then(result, error)` on the loop."""
+        """Runs `work` on a thread and calls `then(result, error)` on the loop. Raises `NotReady` once the model ended."""
+        if self._ended:
+            raise NotReady(f"model '{self.name}' was unloaded")
         if self._bulk is None:
             self._bulk = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-bulk")
         loop = self._loop
+        self._on_threads += 1
 
         def run() -> None:
             try:
                 result, error = work(), None
             except BaseException as failure:
                 result, error = None, failure
-            loop.call_soon_threadsafe(then, result, error)
+            loop.call_soon_threadsafe(back, result, error)
+
+        def back(result: Any, error: BaseException | None) -> None:
+            self._on_threads -= 1
+            try:
+                then(result, error)
+            finally:
+                if self._closing is not None and not self._busy and not self._on_threads:
+                    self._end()
 
         self._bulk.submit(run)
 
@@ -445,29 +480,32 @@ class Model:
     def _wake(self) -> None:
         self._timer = None
         now = perf_counter()
-        late = self.batcher.expire(now)
-        for item in late:
-            item.columns = ()
+        self._expire(now)
         for batch in self._running:
             if batch.deadline <= now:
                 waiting = [item for item in batch.items if item.state == RUNNING]
-                expired = [item for item in waiting if item.deadline <= now]
-                for item in expired:
-                    item.state = DONE
-                late += expired
+                for item in waiting:
+                    if item.deadline <= now:
+                        # Its rows stay in the batch, which may be under assembly on a slot thread.
+                        self._fail(item, self._late(item))
+                        self.statistics.expired += 1
                 batch.deadline = min((item.deadline for item in waiting if item.state == RUNNING), default=math.inf)
-        for item in late:
-            self.statistics.expired += 1
-            item.route.failed(
-                item,
-                DeadlineExceeded(
-                    f"the deadline of {item.deadline - item.arrived:.3f} s passed before model '{self.name}' answered"
-                ),
-            )
         if not self._ticking:
             self._tick()
 
+    def _expire(self, now: float) -> None:
+        """Answers those whose deadline passed in the queue."""
+        for item in self.batcher.expire(now):
+            self.statistics.expired += 1
+            item.columns = ()
+            self._fail(item, self._late(item))
+
+    def _late(self, item: Invocation) -> DeadlineExceeded:
+        allowed = item.deadline - item.arrived
+        return DeadlineExceeded(f"the deadline of {allowed:.3f} s passed before model '{self.name}' answered")
+
     def _end(self) -> None:
+        self._ended = True
         if self._timer is not None:
             self._timer.cancel()
         if self._slots is not None:

@@ -146,7 +146,7 @@ class Guard:
     """Which Host and Origin may call a server without authentication.
 
     A page in a browser can make requests to loopback, by DNS rebinding even with readable answers; it can forge
-    neither header. So an unknown Host is refused, and so is any Origin but the server's own.
+    neither header. So an unknown Host is refused, and so is any Origin but the one under which the server was called.
     """
 
     def __init__(self, hosts: Iterable[str], origins: Iterable[str]) -> None:
@@ -158,28 +158,29 @@ class Guard:
     def check(self, headers: Headers, http_version: str) -> ServingError | None:
         """The error to answer with, or None."""
         host: bytes | None = None
+        origins: list[bytes] = []
         for name, value in headers:
             if name == b"host":
                 if host is not None:
                     return BadRequest("the header host came twice; send it once")
                 host = value.strip().lower()
-            elif name == b"origin" and not self._any_origin:
-                origin = value.strip().lower()
-                if origin not in self._origins and not self._own(origin):
-                    return Forbidden(
-                        f"requests from the origin '{printable(value)}' are not allowed; the operator can allow it with --allowed-origin"
-                    )
-        if host is None:
-            return None if http_version == "1.0" else BadRequest("the header host is missing; HTTP/1.1 requires it")
-        if not self._any_host and _without_port(host) not in self._hosts:
+            elif name == b"origin":
+                origins.append(value.strip().lower())
+        if host is None and http_version != "1.0":
+            return BadRequest("the header host is missing; HTTP/1.1 requires it")
+        if host is not None and not self._any_host and _without_port(host) not in self._hosts:
             return Forbidden(
                 f"the host '{printable(host)}' is not one that this server knows; the operator can allow it with --allowed-host"
             )
+        if not self._any_origin:
+            for origin in origins:
+                if origin not in self._origins and (
+                    host is None or origin not in (b"http://" + host, b"https://" + host)
+                ):
+                    return Forbidden(
+                        f"requests from the origin '{printable(origin)}' are not allowed; the operator can allow it with --allowed-origin"
+                    )
         return None
-
-    def _own(self, origin: bytes) -> bool:
-        scheme, _, host = origin.partition(b"://")
-        return scheme in (b"http", b"https") and _without_port(host) in self._hosts
 
 
 def _without_port(host: bytes) -> bytes:

@@ -148,13 +148,13 @@ class Connection(HttpToolsProtocol):
         self._idle = True  # nothing outstanding or waiting, parser at the start of a message
         self._outstanding: Head | None = None
         self._stalled = False  # the client does not read its answers
+        self._advancing = False
         self._lingering = False  # answered and closing: what still comes is thrown away
         self._in_message = False
         self._head_done = False
         self._with_app = False  # the message under way is the app's
-        self._running: RequestResponseCycle | None = (
-            None  # the cycle that the app works on; uvicorn knows only the last
-        )
+        # the cycle that the app works on; uvicorn knows only the last
+        self._running: RequestResponseCycle | None = None
         self._again = b""  # a head that offered another protocol, without the offer
         self._head_bytes = 0
         self._fed_bytes = 0
@@ -166,7 +166,7 @@ class Connection(HttpToolsProtocol):
         self._held = 0
         self._held_outstanding = 0  # of which by the request that is outstanding
         self._completed = 0  # messages completed by the chunk that is being fed
-        self._last_seen: tuple[int, str] = (0, "")
+        self._last_seen: tuple[int, str, int] = (0, "", 0)
         self._served = 0
         self._age = 0
         # The app's cycles and the lane's (head, body or error) wait in one queue, so that answers keep their order.
@@ -199,19 +199,23 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._completed = 0
         self._fed_bytes += len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            again, self._again = self._again, b""
-            self._fed_bytes = 0
-            self._feed(again + data[upgrade.args[0] :])
-        except httptools.HttpParserCallbackError as error:
-            self._reject(_cause(error))
-        except httptools.HttpParserError as error:
-            self._reject(BadRequest(f"the request is not valid HTTP/1.1: {printable(str(error).encode())}"))
-        else:
-            if self._in_message:
-                self._check_fed()
+        parts: list[bytes | memoryview] = [data]
+        while parts:
+            part = parts.pop()
+            try:
+                self.parser.feed_data(part)
+            except httptools.HttpParserUpgrade as upgrade:
+                again, self._again = self._again, b""
+                parts += [memoryview(part)[upgrade.args[0] :], again]
+                self._fed_bytes = len(parts[0])
+            except httptools.HttpParserCallbackError as error:
+                self._reject(_cause(error))
+                return
+            except httptools.HttpParserError as error:
+                self._reject(BadRequest(f"the request is not valid HTTP/1.1: {printable(str(error).encode())}"))
+                return
+        if self._in_message:
+            self._check_fed()
 
     def _check_fed(self) -> None:
         """Refuses a head that does not end, and chunks with more around them than in them."""
@@ -332,13 +336,13 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return  # an earlier request on this connection was the last
         self._completed += 1
-        self.lane.requests += 1
         head = self._head
         if head is None:
             super().on_message_complete()
             return
         content: bytes | bytearray | ServingError = self._body if self._fault is None else self._fault
-        if self._outstanding is not None or self.pipeline or self._app_busy():
+        self._body = b""
+        if self._occupied():
             self.flow.pause_reading()
             self._queue.appendleft((head, content))
         else:
@@ -359,7 +363,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # Called by uvicorn for a new request when no earlier one of the app is under way; the lane's may be.
-        if self._outstanding is not None or self.pipeline:
+        if self._occupied():
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, app))
         else:
@@ -369,9 +373,12 @@ class Connection(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _app_busy(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle
-        return cycle is not None and not cycle.response_complete
+    def _app_runs(self) -> bool:
+        return self._running is not None and not self._running.response_complete
+
+    def _occupied(self) -> bool:
+        """A new request has to wait: for an answer, for others before it, or for the client to read."""
+        return self._outstanding is not None or bool(self.pipeline) or self._stalled or self._app_runs()
 
     def _dispatch(self, head: Head, content: bytes | bytearray | ServingError) -> None:
         self._outstanding = head
@@ -387,6 +394,7 @@ class Connection(HttpToolsProtocol):
         self.invocation = None
         self._outstanding = None
         self._served += 1
+        self.lane.requests += 1
         if self._held_outstanding:
             self._release(self._held_outstanding)
             self._held_outstanding = 0
@@ -399,6 +407,7 @@ class Connection(HttpToolsProtocol):
         """The app answered (called by its cycle; uvicorn's own would arm a timer)."""
         self.server_state.total_requests += 1
         self._served += 1
+        self.lane.requests += 1
         if self.transport.is_closing():
             return
         unasked = self._with_app and self.expect_100_continue and self._in_message and not self._received
@@ -411,22 +420,30 @@ class Connection(HttpToolsProtocol):
         self._advance()
 
     def _advance(self) -> None:
-        """Starts what waits, or reads on; not before the client has read what it was sent."""
-        if self.flow.write_paused:
-            self._stalled = True
-            self.flow.pause_reading()
+        """Starts what waits, or reads on; not before the client has read what it was sent.
+
+        A loop, since a refused request is answered before `_dispatch` returns, and any number of them may wait.
+        """
+        if self._advancing:
             return
+        self._advancing = True
         waiting = self._queue
-        if waiting:
+        while self._outstanding is None and not self._app_runs() and not self.transport.is_closing():
+            if self.flow.write_paused:
+                self._stalled = True
+                self.flow.pause_reading()
+                break
+            if not waiting:
+                if self.flow.read_paused:
+                    self.flow.resume_reading()
+                self._idle = not self._in_message and not self._lingering
+                break
             first, content = waiting.pop()
             if isinstance(first, Head):
                 self._dispatch(first, content)
             else:
                 self._run(first, content)
-            return
-        if self.flow.read_paused:
-            self.flow.resume_reading()
-        self._idle = not self._in_message and not self._lingering
+        self._advancing = False
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -479,7 +496,10 @@ class Connection(HttpToolsProtocol):
             else:
                 self.fail(invocation.head, InternalError())
 
-        invocation.route.model.on_thread(lambda: compress(coding, body), then)
+        try:
+            invocation.route.model.on_thread(lambda: compress(coding, body), then)
+        except ServingError as error:
+            self.fail(invocation.head, error)
 
     def fail(self, head: Head, error: ServingError) -> None:
         """Implements `Reply`."""
@@ -536,7 +556,7 @@ class Connection(HttpToolsProtocol):
         head.keep_alive = False
         if self._head_done and self.parser.get_method() == b"HEAD":
             self._bodiless = head
-        waits = self._outstanding is not None or bool(self.pipeline) or self._app_busy()
+        waits = self._occupied()
         if self._with_app and self._in_message:
             # The body of a request that the app already has went wrong.
             cycle: RequestResponseCycle = self.cycle
@@ -586,18 +606,20 @@ class Connection(HttpToolsProtocol):
             return
         lane = self.lane
         if self._lingering:
-            phase, limit = "lingering", _LINGER_SWEEPS
+            phase, limit = "lingering", 1 if lane.draining else _LINGER_SWEEPS
         elif self._stalled or self.flow.write_paused:
             phase, limit = "unread", lane.body_sweeps
         elif self._in_message and not self._head_done:
-            phase, limit = "head", lane.head_sweeps
+            phase, limit = "head", 1 if lane.draining else lane.head_sweeps
         elif self._in_message:
             phase, limit = "body", lane.body_sweeps
-        elif self._outstanding is not None or self._app_busy():
+        elif self._outstanding is not None or self._app_runs():
             phase, limit = "busy", 0
         else:
             phase, limit = "idle", lane.idle_sweeps if self._served else lane.head_sweeps
-        seen = (self._served, phase)
+        if self.flow.read_paused and phase in ("head", "body"):
+            phase, limit = "busy", 0  # the rest may have come long ago: it is we who do not read
+        seen = (self._served, phase, self.transport.get_write_buffer_size() if phase == "unread" else 0)
         if seen != self._last_seen:
             self._last_seen = seen
             self._age = 0
@@ -614,9 +636,9 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The worker drains: closes now when idle, else after the answer."""
-        if self._app_busy():
-            super().shutdown()
-        elif self._outstanding is None and not self.pipeline and not self._in_message:
+        if self._running is not None and self._app_runs():
+            self._running.keep_alive = False
+        elif not self._occupied() and not self._in_message:
             self.transport.close()
 
 
