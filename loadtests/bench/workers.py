@@ -12,7 +12,7 @@ from loadtests.bench.protocols import INVOCATIONS
 from loadtests.bench.report import row
 from loadtests.bench.servers import OURS
 
-CONNECTIONS = 64
+CONNECTIONS = 128
 
 
 def run(context: Context) -> None:

@@ -24,6 +24,7 @@ from email.utils import formatdate
 from typing import Any, Final, cast
 
 import httptools
+import numpy as np
 import uvicorn
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -161,7 +162,7 @@ class Connection(HttpToolsProtocol):
         self._head: Head | None = None
         self._bodiless: Head | None = None  # whose answer is one to HEAD
         self._fault: ServingError | None = None
-        self._body: bytes | bytearray = b""
+        self._body: bytes | memoryview = b""
         self._received = 0
         self._held = 0
         self._held_outstanding = 0  # of which by the request that is outstanding
@@ -320,13 +321,21 @@ class Connection(HttpToolsProtocol):
             self._body = body
             return
         if not self._received:
-            # Reserved, not filled: pages are only touched as the bytes come.
-            self._body = bytearray(head.length)
+            # Reserved, not filled (a bytearray would be): pages are only touched as the bytes come.
+            self._body = memoryview(np.empty(head.length, np.uint8).data)
         if head.length > _SMALL_BODY:
             self._held += size
             self.lane.hold(size)
         self._body[self._received : self._received + size] = body  # type: ignore[index]
         self._received += size
+        if self._received < head.length and not self.flow.read_paused:
+            # libuv reads up to 32 times for one event; a fast sender would keep everybody else waiting that long.
+            self.transport.pause_reading()
+            self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.closed and not self.flow.read_paused:
+            self.transport.resume_reading()
 
     def on_message_complete(self) -> None:
         if self._again:
@@ -340,7 +349,7 @@ class Connection(HttpToolsProtocol):
         if head is None:
             super().on_message_complete()
             return
-        content: bytes | bytearray | ServingError = self._body if self._fault is None else self._fault
+        content: bytes | memoryview | ServingError = self._body if self._fault is None else self._fault
         self._body = b""
         if self._occupied():
             self.flow.pause_reading()
@@ -380,12 +389,12 @@ class Connection(HttpToolsProtocol):
         """A new request has to wait: for an answer, for others before it, or for the client to read."""
         return self._outstanding is not None or bool(self.pipeline) or self._stalled or self._app_runs()
 
-    def _dispatch(self, head: Head, content: bytes | bytearray | ServingError) -> None:
+    def _dispatch(self, head: Head, content: bytes | memoryview | ServingError) -> None:
         self._outstanding = head
         if isinstance(content, ServingError):
             self.fail(head, content)
         else:
-            if len(content) > _SMALL_BODY and isinstance(content, bytearray):
+            if len(content) > _SMALL_BODY and isinstance(content, memoryview):
                 self._held_outstanding = len(content)
             self._invoke(head, content, self)
 
