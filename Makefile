@@ -44,7 +44,8 @@ bench: $(TEST) ## the benchmark table, peers included (ARGS=--help tells more)
 overload: $(TEST) ## ten minutes of open-loop load above capacity, and a worker killed under load
 	$(BIN)/python -m loadtests.overload $(ARGS)
 
-soak: $(TEST) ## minutes of mixed traffic with bad clients and killed workers; what grows is a leak
+soak: $(TEST) ## long runs: the batcher's properties, then mixed traffic with killed workers (ARGS= goes to the latter)
+	$(BIN)/pytest -q tests/runtime/test_batcher.py --hypothesis-profile=long
 	$(BIN)/python -m loadtests.soak $(ARGS)
 
 lock: | $(BIN)/python ## renew both lock files from pyproject.toml, keeping pins that still fit (ARGS=--upgrade renews them)

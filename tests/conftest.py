@@ -16,6 +16,8 @@ from tests.support.server import Server
 
 # The same cases on every run, however slow the machine.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
+# `make soak`: other cases on every run, and many.
+settings.register_profile("long", deadline=None, max_examples=5_000)
 settings.load_profile("repeatable")
 
 

@@ -18,7 +18,8 @@ from uvicorn.server import ServerState
 from serving.codecs.base import Buffer
 from serving.frontends.http.faces import Faces
 from serving.frontends.http.head import Guard
-from serving.frontends.http.lane import Connection, LaneState
+from serving.frontends.http.lane import Connection
+from serving.frontends.http.lane_state import LaneState
 from serving.runtime.dataplane import DataPlane
 from serving.runtime.invocation import Head, Reply
 from serving.settings import Settings

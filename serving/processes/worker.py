@@ -30,7 +30,8 @@ from serving.errors import Overloaded, ServingError, Unavailable
 from serving.frontends.http.app import Dated, HttpApp
 from serving.frontends.http.faces import Faces
 from serving.frontends.http.head import Guard
-from serving.frontends.http.lane import SWEEP_S, Connection, LaneState, check_uvicorn
+from serving.frontends.http.lane import Connection, check_uvicorn
+from serving.frontends.http.lane_state import SWEEP_S, LaneState
 from serving.frontends.http.tls import TlsContext
 from serving.processes.acceptor import Acceptor
 from serving.processes.channel import (

@@ -6,13 +6,12 @@ glibc raises its own thresholds with each large block that is freed, and then ke
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 from collections.abc import Callable
 
 
 def _find_trim() -> Callable[[int], int] | None:
     try:
-        found: Callable[[int], int] = ctypes.CDLL(ctypes.util.find_library("c")).malloc_trim
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError):
         return None  # another C library, which has no such habit
     return found

@@ -326,3 +326,50 @@ def test_raw_faults(model: ModelSpec, text: bytes, words: list[str]) -> None:
         open_inference.raw_decoder(InputPlan(model, "m"), None)(text)
     for word in words:
         assert word in caught.value.message
+
+
+def outcome(decode: Any, text: bytes) -> Any:
+    try:
+        return decode(text)
+    except ServingError as error:
+        return type(error), error.message
+
+
+NUMBERS = st.one_of(
+    st.lists(
+        st.one_of(
+            st.integers(-5, 5), st.floats(-1e3, 1e3), st.booleans(), st.none(), st.text(max_size=3), st.just([1, 2, 3])
+        ),
+        min_size=1,
+        max_size=5,
+    ).map(orjson.dumps),
+    st.sampled_from(
+        [
+            b"[1,2,3e0]",
+            b"[1,2,1e39]",
+            b"[1,2,3",
+            b"[1,2,3]]",
+            b"[]",
+            b'[1,2,3],"parameters":{"a":[1]',
+            b'[1,2,3]}],"outputs":[{"name":"y","parameters":{"a":[1]',
+            b'[1,2,3],"data":[4,5,6]',
+            b"[1,2,NaN]",
+            b"[1,2,01]",
+            b" [1 , 2, 3 ]",
+            b"\xff",
+        ]
+    ),
+)
+
+
+@given(NUMBERS, st.sampled_from(["FP32", "INT64", "UINT8", "FP64"]), st.booleans())
+def test_a_remembered_start_answers_as_the_strict_way(numbers: bytes, datatype: str, two_rows: bool) -> None:
+    plan = InputPlan(one(datatype), "m")
+    remembering = open_inference.json_decoder(plan)
+    rows = [[1, 2, 3]] * (2 if two_rows else 1)
+    plain = body(changed(X, shape=[len(rows), 3], datatype=datatype, data=[1, 2, 3] * len(rows)))
+    start = plain[: plain.index(b'"data":')] + b'"data":'
+    assert remembering(plain) == remembering(plain)
+    text = start + numbers + b"}]}"
+    strict = open_inference.StrictOpenInference(plan)
+    assert outcome(remembering, text) == outcome(lambda each: strict.document(open_inference.parse(each)), text)

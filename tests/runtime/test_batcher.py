@@ -283,7 +283,33 @@ def test_many_cancelled_requests_do_not_stay_in_memory() -> None:
     assert machine.queued == 0
 
 
-@settings(max_examples=150, stateful_step_count=80, deadline=None)
+def test_deadlines_of_requests_that_ran_are_forgotten() -> None:
+    machine = batcher(max_rows=1)
+    for number in range(10_000):
+        machine.add(Request(number, deadline=30.0), 0.0)
+        batch = machine.poll(0.0)
+        assert batch is not None
+        end(machine, batch, 0.0)
+    assert len(machine._deadlines) < 200
+
+
+def test_a_run_that_was_predicted_too_long_refuses_nobody_once_it_ended() -> None:
+    costs = Costs()
+    costs.learn(1, 0.07)
+    machine = batcher(costs, max_rows=64)
+    for number in range(64):
+        machine.add(Request(number), 0.0)
+    first = machine.poll(0.0)
+    assert first is not None
+    machine.add(Request(64), 0.1)
+    # Predicted from one row, 64 of them would have run for four seconds.
+    end(machine, first, 0.3, 0.3)
+    assert machine.poll(0.3, False) is not None
+    machine.add(Request(65), 0.3)
+    assert machine.add(Request(66), 0.3) == 0.0
+
+
+@settings(stateful_step_count=80)
 class Histories(RuleBasedStateMachine):
     """Random histories of arrivals, runs, failures, hang-ups and time."""
 

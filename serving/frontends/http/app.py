@@ -29,7 +29,7 @@ from serving.frontends.http import open_inference, page
 from serving.frontends.http.coding import COMPRESS_BYTES, Inflater, coding_fields, codings_of, compress
 from serving.frontends.http.faces import Faces
 from serving.frontends.http.head import face_of, hot_face, parse_head
-from serving.frontends.http.lane import LaneState, server_timing
+from serving.frontends.http.lane_state import LaneState, server_timing
 from serving.runtime.invocation import Face, Head, Invocation
 
 JSON = "application/json"
