@@ -69,8 +69,8 @@ TARGETS = {
     "mixed: encoder c16 rows/s beside fraud-mlp c4": at_least(900),
     "mixed: fraud-mlp p99 ms beside 20 MB v2 binary bodies": at_most(10.0),
     "mixed: fraud-mlp p99 ms beside 20 MB JSON bodies": at_most(10.0),
-    "workers: encoder c64 rows/s, two workers to one": at_least(1.7),
-    "workers: fraud-mlp c64 CPU, two workers to one": at_most(1.1),
+    "workers: encoder c128 rows/s, two workers to one": at_least(1.7),
+    "workers: fraud-mlp c128 CPU, two workers to one": at_most(1.1),
     "startup: start to ready after imports, s": at_most(1.0),
     "startup: idle worker RSS, MB": at_most(120.0),
 }

@@ -1,0 +1,46 @@
+"""README's calls, executed as they stand but for the port."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import Server
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+URL = "http://127.0.0.1:8080"
+
+
+def block(language: str, containing: str) -> str:
+    """The only fenced block of a language that contains a text."""
+    found = [text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in text]
+    assert len(found) == 1
+    return str(found[0])
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "rows"),
+    [
+        (["bash", "-c"], block("sh", "curl"), [[0.0013, 0.9987], [0.9951, 0.0049]]),
+        ([sys.executable, "-c"], block("python", "boto3"), [[0.0013, 0.9987]]),
+    ],
+    ids=["curl", "boto3"],
+)
+def test_the_calls(sample_server: Server, command: list[str], text: str, rows: list[list[float]]) -> None:
+    assert URL in text
+    done = subprocess.run(
+        [*command, text.replace(URL, sample_server.url)], capture_output=True, text=True, check=True, timeout=60
+    )
+    predictions = json.loads(done.stdout)["predictions"]
+    assert [pytest.approx(row, abs=1e-4) for row in rows] == predictions
+
+
+def test_what_it_names_is_there() -> None:
+    root = Path(__file__).parent.parent
+    for name in re.findall(r"\]\((docs/[^)]+)\)", README):
+        assert (root / name).is_file(), name
