@@ -33,9 +33,6 @@ NUMPY: Final[dict[str, np.dtype[Any]]] = {
 INTEGERS: Final = frozenset(name for name, dtype in NUMPY.items() if dtype.kind in "iu")
 FLOATS: Final = frozenset({"FP16", "BF16", "FP32", "FP64"})
 
-NAMES: Final[dict[np.dtype[Any], str]] = {dtype: name for name, dtype in NUMPY.items()}
-"""Numpy dtype to datatype name."""
-
 
 def item_bytes(datatype: str) -> int:
     """Bytes of one element; 0 for BYTES, whose elements vary."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-CANCELLED = 1
 INVALID_ARGUMENT = 3
 DEADLINE_EXCEEDED = 4
 NOT_FOUND = 5
@@ -210,13 +209,6 @@ class Unavailable(ServingError):
 
 class InternalError(ServingError):
     """The server failed; its log has the cause."""
-
-
-class Cancelled(ServingError):
-    """The caller hung up before the answer."""
-
-    http_status = 499
-    grpc_code = CANCELLED
 
 
 # ---------------------------------------------------------------- faults of the operator

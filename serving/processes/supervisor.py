@@ -75,7 +75,6 @@ class Supervisor:
         self._ready = asyncio.Event()
         self._retired: list[Sample] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._impatient = False
 
     async def run(self) -> None:
         """Serves until told to stop. Raises `ConfigurationError` when the first workers cannot serve."""
@@ -245,7 +244,6 @@ class Supervisor:
 
     def _stop(self) -> None:
         if self._stopping.is_set():
-            self._impatient = True
             for worker in self._workers.values():
                 with contextlib.suppress(ProcessLookupError):
                     worker.process.kill()

@@ -226,11 +226,6 @@ class Model:
             for ended, reason, mode, requests, rows, padding, queue, seconds in reversed(self._history)
         ]
 
-    @property
-    def busy(self) -> bool:
-        """Requests are queued or running."""
-        return self._busy
-
     # ------------------------------------------------------------------ the loop around the batcher
 
     def _tick(self) -> None:
