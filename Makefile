@@ -9,7 +9,7 @@ BIN := .venv/bin
 SERVE := .venv/.installed-serve
 TEST := .venv/.installed-test
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --build-deps-for=editable \
-	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra onnx --extra triton --extra samples
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra onnx --extra xgboost --extra lightgbm --extra sklearn --extra arrow --extra triton --extra samples
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

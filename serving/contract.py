@@ -27,6 +27,27 @@ class TensorSpec(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
 
 
+class Conventions(msgspec.Struct, frozen=True):
+    """What the clients of a SageMaker container expect on `/invocations` and `/endpoints`, where it is not our usual.
+
+    `content_type`: what a body without Content-Type is ("" = application/json). `accept`: the media type of an answer
+    where Accept leaves the choice ("" = application/json). `predictions`: JSON answers are
+    `{"predictions": [{OUTPUT: value, ...}, ...]}`, one object a row with a key for each output, and JSON lines one such
+    object a line. `one_line`: a CSV answer holds all rows on one line, parted by commas. `missing`: empty CSV fields,
+    and what a libsvm row leaves out, are NaN; other inputs refuse them. `empty_is_no_content`: an empty body is
+    answered with 204. `unreadable_is_failure`: the model's refusal of its input is a 400 that begins
+    `Unable to evaluate payload provided`.
+    """
+
+    content_type: str = ""
+    accept: str = ""
+    predictions: bool = False
+    one_line: bool = False
+    missing: bool = False
+    empty_is_no_content: bool = False
+    unreadable_is_failure: bool = False
+
+
 class ModelSpec(msgspec.Struct, frozen=True):
     """What a loaded model takes and gives.
 
@@ -39,6 +60,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
     platform: str
     batched: bool
     why_not_batched: str = ""
+    conventions: Conventions = Conventions()
 
 
 class Container(Protocol):
@@ -125,7 +147,8 @@ class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the operator can say of one model, from `model.yaml`, Triton's `config.pbtxt`, or nothing.
 
-    `slots` is the number of parallel executions (Triton's instance count).
+    `slots` is the number of parallel executions (Triton's instance count). `environment` holds the variables that
+    SageMaker's containers read (`SAGEMAKER_...`); a container honours those that it knows.
     """
 
     name: str = ""
@@ -137,3 +160,4 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     onnx: OnnxConfig = OnnxConfig()
     slots: Positive = 1
     warmup: bool = True
+    environment: Mapping[str, str] = {}
