@@ -1,7 +1,9 @@
 """Accepts connections for one worker from the listening sockets that all workers share.
 
 One connection a turn: asyncio's servers (and libuv's) accept until the backlog is empty, so with shared sockets one
-worker would take every connection of a burst and the others none.
+worker would take every connection of a burst and the others none. And a worker that has more connections than another
+leaves a new one to it for a moment: connections are kept for long, and two workers of 40 and 88 are slower than two of
+64 (figures: docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 
+from serving.processes.board import ABSENT, Board
+
 log = logging.getLogger("serving.acceptor")
 
 _PAUSE_S = 0.2
+_YIELD_S = 1e-3
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -29,6 +34,8 @@ class Acceptor:
         count: Callable[[], int],
         limit: int,
         tls: ssl.SSLContext | None,
+        board: Board,
+        worker: int,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = sockets
@@ -36,12 +43,16 @@ class Acceptor:
         self._count = count
         self._limit = limit
         self._tls = tls
+        self._board = board
+        self._worker = worker
+        self._yielded = False
         self._tasks: set[asyncio.Task[object]] = set()
         self._open = False
 
     def start(self) -> None:
         """Begins to accept."""
         self._open = True
+        self._board[self._worker] = self._connections()
         for listener in self._sockets:
             listener.setblocking(False)
             self._loop.add_reader(listener.fileno(), self._accept, listener)
@@ -51,20 +62,30 @@ class Acceptor:
         if not self._open:
             return
         self._open = False
+        self._board[self._worker] = ABSENT
         for listener in self._sockets:
             self._loop.remove_reader(listener.fileno())
             while self._room() and self._accept_one(listener):
                 pass
             listener.close()
 
+    def _connections(self) -> int:
+        return self._count() + len(self._tasks)
+
     def _room(self) -> bool:
-        return self._count() + len(self._tasks) < self._limit
+        return self._connections() < self._limit
 
     def _accept(self, listener: socket.socket) -> None:
-        if self._room():
-            self._accept_one(listener)
+        connections = self._board[self._worker] = self._connections()
+        if connections >= self._limit:
+            self._pause(listener, _PAUSE_S)
+        elif connections > self._board.least() and not self._yielded:
+            # Once only: the other may be too busy to come, and then nobody should wait for it.
+            self._yielded = True
+            self._pause(listener, _YIELD_S)
         else:
-            self._pause(listener)
+            self._yielded = False
+            self._accept_one(listener)
 
     def _accept_one(self, listener: socket.socket) -> bool:
         """Accepts a connection, if one waits and there are resources for it."""
@@ -76,7 +97,7 @@ class Acceptor:
             if error.errno not in _OUT_OF_RESOURCES:
                 raise
             log.warning("connections wait: %s", error.strerror)
-            self._pause(listener)
+            self._pause(listener, _PAUSE_S)
             return False
         connection.setblocking(False)
         if connection.family in (socket.AF_INET, socket.AF_INET6):
@@ -98,12 +119,12 @@ class Acceptor:
             log.debug("a connection failed before its first request: %s", error)
             connection.close()
 
-    def _pause(self, listener: socket.socket) -> None:
+    def _pause(self, listener: socket.socket, seconds: float) -> None:
         """Leaves connections in the kernel's queue for a moment; others of the workers may take them."""
         if not self._open:
             return
         self._loop.remove_reader(listener.fileno())
-        self._loop.call_later(_PAUSE_S, self._resume, listener)
+        self._loop.call_later(seconds, self._resume, listener)
 
     def _resume(self, listener: socket.socket) -> None:
         if self._open:

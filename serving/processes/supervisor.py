@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from serving.errors import ConfigurationError
+from serving.processes.board import ABSENT, Board
 from serving.processes.channel import (
     Ask,
     Begin,
@@ -67,6 +68,7 @@ class Supervisor:
         self._settings = settings
         self._wire = Wire(1, tuple(wiring), default)
         self._sockets: list[socket.socket] = []
+        self._board = Board.make(settings.workers)
         self._workers: dict[int, WorkerHandle] = {}
         self._starts = 0
         self._last_call = 0
@@ -136,7 +138,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         read_end, write_end = os.pipe()
         shared = [listener.fileno() for listener in self._sockets]
-        descriptors = [theirs.fileno(), read_end, *shared]
+        descriptors = [theirs.fileno(), read_end, self._board.descriptor, *shared]
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -166,6 +168,7 @@ class Supervisor:
     def _bury(self, worker: WorkerHandle) -> None:
         if self._workers.get(worker.number) is worker:
             del self._workers[worker.number]
+        self._board[worker.number] = ABSENT
         os.close(worker.lifeline)
         worker.channel.close()
         for call in worker.calls.values():

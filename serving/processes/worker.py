@@ -1,4 +1,4 @@
-"""A worker: the data plane in a process of its own. `python -m serving.processes.worker CHANNEL_FD LIFELINE_FD SOCKET_FD...`
+"""A worker: the data plane in a process of its own. `python -m serving.processes.worker CHANNEL_FD LIFELINE_FD BOARD_FD SOCKET_FD...`
 
 It takes its settings and its wiring from the supervisor and ends when the supervisor does: a thread reads the lifeline,
 a pipe that nobody writes, and ends the process at its end of file, however busy the loop is.
@@ -34,6 +34,7 @@ from serving.frontends.http.lane import Connection, check_uvicorn
 from serving.frontends.http.lane_state import SWEEP_S, LaneState
 from serving.frontends.http.tls import TlsContext
 from serving.processes.acceptor import Acceptor
+from serving.processes.board import Board
 from serving.processes.channel import (
     Ask,
     Begin,
@@ -65,7 +66,7 @@ _ON_ITS_WAY_S = 0.1
 class Worker:
     """One worker process: snapshots in, requests served, numbers out."""
 
-    def __init__(self, channel: Channel, begin: Begin, sockets: list[socket.socket]) -> None:
+    def __init__(self, channel: Channel, begin: Begin, sockets: list[socket.socket], board: Board) -> None:
         self._channel = channel
         self._settings: Settings = begin.settings
         self._plane = DataPlane()
@@ -100,6 +101,8 @@ class Worker:
             lambda: len(self._state.connections),
             begin.settings.max_connections,
             self._tls.context if self._tls else None,
+            board,
+            begin.worker,
         )
 
     async def run(self) -> None:
@@ -313,7 +316,7 @@ def _watch_lifeline(descriptor: int) -> None:
     os._exit(1)
 
 
-async def _main(channel_fd: int, socket_fds: list[int]) -> None:
+async def _main(channel_fd: int, board_fd: int, socket_fds: list[int]) -> None:
     stream = socket.socket(fileno=channel_fd)
     reader, writer = await asyncio.open_unix_connection(sock=stream)
     channel = Channel(reader, writer, ToWorker)
@@ -323,7 +326,7 @@ async def _main(channel_fd: int, socket_fds: list[int]) -> None:
     logs.configure(f"worker {begin.worker}", begin.settings.log_format, begin.settings.log_level)
     sockets = [socket.socket(fileno=descriptor) for descriptor in socket_fds]
     try:
-        await Worker(channel, begin, sockets).run()
+        await Worker(channel, begin, sockets, Board(board_fd)).run()
     except (ServingError, ssl.SSLError, OSError) as error:
         channel.send(Wired(0, str(error), ()))
         await asyncio.sleep(0.1)
@@ -333,10 +336,10 @@ def main() -> None:
     """The worker program."""
     # A terminal sends it to the whole group; the supervisor decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel_fd, lifeline_fd, *socket_fds = (int(argument) for argument in sys.argv[1:])
+    channel_fd, lifeline_fd, board_fd, *socket_fds = (int(argument) for argument in sys.argv[1:])
     threading.Thread(target=_watch_lifeline, args=(lifeline_fd,), name="lifeline", daemon=True).start()
     check_uvicorn()
-    uvloop.run(_main(channel_fd, socket_fds))
+    uvloop.run(_main(channel_fd, board_fd, socket_fds))
     # Slot threads may still be in a run that nobody waits for.
     os._exit(0)
 

@@ -70,3 +70,46 @@ def test_ipv6(echo: Path, tmp_path: Path) -> None:
         assert post(server, "/invocations", [ROW]).json == [ROW]
     finally:
         server.end()
+
+
+def test_workers_share_the_connections_evenly(start_server: StartServer, echo: Path) -> None:
+    server = start_server("--model", echo, "--workers", "2")
+    wait_until(lambda: len(worker_pids(server)) == 2, 10, "two workers")
+    workers = [psutil.Process(pid) for pid in worker_pids(server)]
+
+    def held() -> list[int]:
+        return [
+            sum(one.status == psutil.CONN_ESTABLISHED for one in worker.net_connections("tcp")) for worker in workers
+        ]
+
+    with ExitStack() as stack:
+        # Some leave again: what counts is who is there, not who came.
+        callers = [stack.enter_context(Caller(server)) for _ in range(60)]
+        for caller in callers:
+            assert caller.post("/invocations", [ROW]).status == 200
+        for caller in callers[::3]:
+            caller.hang_up()
+        wait_until(lambda: sum(held()) == 40, 10, "the hung-up ones to be gone")
+        for _ in range(20):
+            assert stack.enter_context(Caller(server)).post("/invocations", [ROW]).status == 200
+        first, second = held()
+        assert first + second == 60
+        assert abs(first - second) <= 4, (first, second)
+
+
+def test_a_busy_worker_does_not_hold_connections_up(start_server: StartServer, echo: Path) -> None:
+    server = start_server("--model", echo, "--workers", "2")
+    wait_until(lambda: len(worker_pids(server)) == 2, 10, "two workers")
+    first, second = map(psutil.Process, worker_pids(server))
+    with ExitStack() as stack:
+        callers = [stack.enter_context(Caller(server)) for _ in range(8)]
+        for caller in callers:
+            assert caller.post("/invocations", [ROW]).status == 200
+        first.suspend()
+        try:
+            # The one that stands still has no more connections than the other, and yet nobody waits for it.
+            for _ in range(20):
+                assert stack.enter_context(Caller(server)).post("/invocations", [ROW]).status == 200
+        finally:
+            first.resume()
+    assert second.is_running()
