@@ -7,6 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 SERVE := .venv/.installed-serve
+SOUND := .venv/.installed-sound
 TEST := .venv/.installed-test
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --build-deps-for=editable \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra onnx --extra xgboost --extra lightgbm --extra sklearn --extra arrow --extra triton --extra samples
@@ -20,7 +21,7 @@ help: ## print this list
 
 install: $(SERVE) ## make .venv with the serving command
 
-serve: $(SERVE) ## sample models and a server on 127.0.0.1:8080, with calls to paste (PORT=, HOST=, ARGS=)
+serve: $(SERVE) $(SOUND) ## sample models and a server on 127.0.0.1:8080, with calls to paste (PORT=, HOST=, ARGS=)
 	@$(BIN)/serving samples .samples --url http://$(HOST):$(PORT)
 	@exec $(BIN)/serving up --host $(HOST) --port $(PORT) --state-dir .state --model-repository .samples $(ARGS)
 
@@ -38,8 +39,8 @@ format: $(TEST) ## let ruff fix and format what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(TEST) ## the benchmark table, peers included (ARGS=--help tells more)
-	$(BIN)/python -m loadtests.bench $(ARGS)
+bench: $(TEST) ## the benchmark table with plots, nine peers included (ARGS=--help tells more)
+	$(BIN)/python -m loadtests.bench --json .bench/report.json --markdown .bench/report.md --plots .bench/plots $(ARGS)
 
 overload: $(TEST) ## ten minutes of open-loop load above capacity, and a worker killed under load
 	$(BIN)/python -m loadtests.overload $(ARGS)
@@ -66,6 +67,10 @@ $(SERVE): requirements.lock pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(TEST): requirements-dev.lock $(SERVE)
+$(SOUND): requirements-no-deps.lock $(SERVE)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-no-deps.lock
+	@touch $@
+
+$(TEST): requirements-dev.lock $(SERVE) $(SOUND)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
