@@ -72,11 +72,19 @@ def _numbers(body: bytes, start: int, end: int, code: str) -> bytes | None:
         time.sleep(0)
 
 
-def rows(body: bytes, inner: tuple[int, ...], code: str) -> tuple[int, bytes, bool] | None:
-    """Rows of {"instances": [...]} or of a bare list, `inner` their shape: how many, packed, whether bare."""
+def rows_between(body: bytes) -> tuple[re.Match[bytes] | None, re.Match[bytes] | None]:
+    """What stands before the rows of {"instances": [...]} (its group 1) or of a bare list, and after them."""
     opening = _ROWS_START.match(body)
     closing = _ROWS_END.search(body, max(0, len(body) - 64))
     if opening is None or closing is None or (opening[1] is None) is not (closing[1] is None):
+        return None, None
+    return opening, closing
+
+
+def rows(body: bytes, inner: tuple[int, ...], code: str) -> tuple[int, bytes, bool] | None:
+    """Rows of {"instances": [...]} or of a bare list, `inner` their shape: how many, packed, whether bare."""
+    opening, closing = rows_between(body)
+    if opening is None or closing is None:
         return None
     found = _nested(body, opening.end(), closing.start(), inner, code)
     return None if found is None else (*found, opening[1] is None)
@@ -166,12 +174,12 @@ def json_text(array: Array) -> bytes:
     return b"[%b]" % b",".join(parts)
 
 
-def lines(body: bytes) -> list[bytes]:
-    """A text cut at line ends into pieces of about `PIECE` bytes, without those line ends."""
+def lines(body: bytes, size: int) -> list[bytes]:
+    """A text cut at line ends into pieces of about `size` bytes, without those line ends."""
     pieces = []
     start, end = 0, len(body)
     while True:
-        cut = body.find(b"\n", start + PIECE)
+        cut = body.find(b"\n", start + size)
         if cut < 0:
             cut = end
         pieces.append(body[start:cut])

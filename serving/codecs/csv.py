@@ -2,7 +2,9 @@
 
 No header is needed; a first line that holds exactly the input's `features`, in any order, is one and orders the
 columns. Numbers may be written in any usual way, `nan` and `inf` included (CSV, unlike JSON, has a use for them);
-empty fields are refused. Answers hold one line a row, the values of all outputs one after the other.
+empty fields are NaN for a model of the convention `missing`, and refused by others. Answers hold one line a row, the
+values of all outputs one after the other.
+Source of the parameter `label_size`: SageMaker's XGBoost container, which reads bodies without labels whatever it says.
 """
 
 from __future__ import annotations
@@ -15,20 +17,20 @@ import struct
 import time
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import orjson
 
-from serving.codecs import bulk
+from serving.codecs import bulk, numbers
 from serving.codecs.arrays import writable
 from serving.codecs.base import Asked, Buffer, Column, Decode, Decoded, Encode, Encoded
 from serving.codecs.plan import InputPlan, Tensor
 from serving.codecs.raw import element
 from serving.codecs.values import PACK_CODES, column
 from serving.contract import Array, ModelSpec
-from serving.datatypes import BYTES, INTEGERS, NUMPY
-from serving.errors import InvalidInput, MalformedBody
+from serving.datatypes import BYTES, FLOATS, INTEGERS, NUMPY
+from serving.errors import InvalidInput, MalformedBody, UnsupportedMediaType
 
 HEADER: Final = b"content-type: text/csv; charset=utf-8\r\n"
 
@@ -41,6 +43,19 @@ def readable(plan: InputPlan) -> bool:
     return plan.single is not None and len(plan.single.shape) in {1, 2}
 
 
+def check_parameters(parameters: str) -> None:
+    """Raises `UnsupportedMediaType` for a `label_size` (of `text/csv; label_size=1`) other than 0 and 1.
+
+    No row of a question has a label, and so none is cut off.
+    """
+    for parameter in parameters.split(";"):
+        key, _, value = parameter.partition("=")
+        if key.strip() == "label_size" and value.strip().strip('"') not in {"0", "1"}:
+            raise UnsupportedMediaType(
+                f"Content-Type 'text/csv' has label_size '{value.strip()[:64]}'; 0 or 1 was expected (and no labels)"
+            )
+
+
 def decoder(plan: InputPlan) -> Decode:
     """Decoder for a model that is `readable`: JSON's parser for plain numbers, the csv module for the rest."""
     tensor = plan.only("text/csv")
@@ -49,6 +64,8 @@ def decoder(plan: InputPlan) -> Decode:
         return strict.decode
     width = prod(tensor.shape[1:])
     pack_row = struct.Struct(f"<{width}{PACK_CODES[tensor.datatype]}").pack
+
+    row_type = numbers.row_type(plan)
 
     def plain(text: bytes) -> list[bytes] | None:
         """Packed rows of lines of JSON numbers, None where there is anything else."""
@@ -65,12 +82,15 @@ def decoder(plan: InputPlan) -> Decode:
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
         text = text.rstrip(b"\n")
+        if row_type is not None and len(text) > numbers.PAYS:
+            found = numbers.csv_rows(text, *row_type)
+            return strict.decode(body) if found is None else (found[0], (found[1],), None, None)
         if len(text) <= bulk.THRESHOLD:
             rows = plain(text)
             return (len(rows), (b"".join(rows),), None, None) if rows else strict.decode(body)
         packed: list[bytes] = []
         count = 0
-        for piece in bulk.lines(text):
+        for piece in bulk.lines(text, bulk.PIECE):
             rows = plain(piece)
             if rows is None:
                 return strict.decode(body)
@@ -89,6 +109,7 @@ class StrictCsv:
         self._plan = plan
         self._tensor = plan.only("text/csv")
         self._label = f"input '{self._tensor.name}'"
+        self._missing = plan.spec.conventions.missing and self._tensor.datatype in FLOATS
 
     def decode(self, body: Buffer) -> Decoded:
         """Decodes a whole body; raises `MalformedBody`, `InvalidInput`."""
@@ -132,7 +153,20 @@ class StrictCsv:
         names = [field.strip() for field in fields]
         if features and len(names) == len(features) and set(names) == set(features):
             return [names.index(feature) for feature in features], 1
+        if features and self._tensor.datatype != BYTES and not any(map(_is_number, names)):
+            self._refuse_header(names)
         return None, 0
+
+    def _refuse_header(self, names: list[str]) -> NoReturn:
+        """Says what is wrong with a first line that cannot be a row."""
+        features = self._tensor.features
+        expected = ", ".join(features[:8]) + (", ..." if len(features) > 8 else "")
+        fault = "; ".join(
+            [f"it has '{name[:64]}', which is no feature" for name in names if name not in features][:1]
+            + [f"it has '{name[:64]}' twice" for i, name in enumerate(names) if name in names[:i]][:1]
+            + [f"it has no '{feature[:64]}'" for feature in features if feature not in names][:1]
+        )
+        raise InvalidInput(f"{self._label}: line 1 is no row, and no header: {fault}; expected: {expected}")
 
     def _shape(self, rows: int, width: int) -> tuple[int, ...]:
         if len(self._tensor.shape) == 2:
@@ -148,6 +182,8 @@ class StrictCsv:
         text = field.strip()
         where = f"{self._label}: line {line}, value {place}"
         if not text:
+            if self._missing:
+                return math.nan
             raise InvalidInput(f"{where} is empty; a number was expected")
         if datatype == "BOOL" and text.lower() in {"true", "false"}:
             return text.lower() == "true"
@@ -184,7 +220,7 @@ class StrictCsv:
 
 
 def encoder(spec: ModelSpec) -> Encode:
-    """Encoder of all outputs, or of a v2 question's outputs, as lines."""
+    """Encoder of all outputs as lines, whatever the question asked for."""
     plain = len(spec.outputs) == 1 and spec.outputs[0].datatype not in {BYTES, "BF16"}
 
     def encode(arrays: Sequence[Array], asked: Asked | None) -> Encoded:
@@ -208,7 +244,7 @@ def _lines(arrays: Sequence[Array], *, batched: bool) -> bytes:
 
 def _texts(array: Array) -> list[list[bytes]]:
     if array.dtype.kind in "OSU":
-        return [[_quoted(element(value)) for value in row] for row in array.tolist()]
+        return [[quoted(element(value)) for value in row] for row in array.tolist()]
     found = orjson.loads(orjson.dumps(writable(array), option=orjson.OPT_SERIALIZE_NUMPY))
     return [
         # JSON has null for NaN and infinities; here they are written as numpy's own text files have them.
@@ -217,7 +253,17 @@ def _texts(array: Array) -> list[list[bytes]]:
     ]
 
 
-def _quoted(text: bytes) -> bytes:
+def _is_number(text: str) -> bool:
+    """Whether a field of the first line belongs to a row: a number, or nothing."""
+    try:
+        float(text or "nan")
+    except ValueError:
+        return text.lower() in {"true", "false"}
+    return True
+
+
+def quoted(text: bytes) -> bytes:
+    """A field of CSV, in quotes where it needs them."""
     if _SPECIAL.search(text) is None:
         return text
     return b'"%b"' % text.replace(b'"', b'""')

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 
-from serving.codecs import bulk
+from serving.codecs import bulk, numbers
 from serving.codecs.arrays import json_text, writable
 from serving.codecs.base import Asked, Buffer, Decode, Decoded, Encode, Encoded, Style
 from serving.codecs.open_inference import (
@@ -55,16 +55,22 @@ def decoder(plan: InputPlan) -> Decode:
     scalar_rows = not inner
     pack_row = struct.Struct(f"<{prod(inner)}{code}").pack
     pack = struct.pack
+    row_type = numbers.row_type(plan)
     threshold = bulk.THRESHOLD
+    pays = threshold if row_type is None else numbers.PAYS
     loads = orjson.loads
 
     def decode(body: Buffer) -> Decoded:
         if type(body) is not bytes:
             body = bytes(body)
-        if len(body) > threshold:
-            found = _bulk(plan, strict.open_inference, body, inner, code)
-            if found is not None:
-                return found
+        if len(body) > pays:
+            if row_type is not None and (plain := numbers.json_rows(body, *row_type)) is not None:
+                rows, data, bare = plain
+                return rows, (data,), None, _BARE if bare else None
+            if len(body) > threshold:
+                found = _bulk(plan, strict.open_inference, body, inner, code)
+                if found is not None:
+                    return found
         try:
             document = loads(body)
         except orjson.JSONDecodeError:
@@ -129,18 +135,18 @@ class StrictJson:
         """Decodes a parsed body; raises `MalformedBody`, `InvalidInput` or `Unsupported`."""
         if isinstance(document, list):
             rows = document if self._holds_rows(document) else [document]
-            return *self._rows(rows, "the list"), _BARE
+            return *self.rows(rows, "the list"), _BARE
         if not isinstance(document, dict):
             raise MalformedBody(f"the body is {shown(document)}; an object with 'instances' or 'inputs' was expected")
         if "instances" in document:
             if "inputs" in document:
                 raise InvalidInput("the body has both 'instances' and 'inputs'; one was expected")
-            return *self._rows(document["instances"], "'instances'"), None
+            return *self.rows(document["instances"], "'instances'"), None
         if is_open_inference(document):
             return self.open_inference.document(document)
         if "inputs" in document and not self._is_record(document):
             return *self._columns(document["inputs"]), _INPUTS
-        return *self._rows([self._record(document)], "the body"), _BARE
+        return *self.rows([self._record(document)], "the body"), _BARE
 
     def _is_record(self, document: dict[str, Any]) -> bool:
         """Whether `inputs` is not the form but one of several inputs, so called."""
@@ -171,7 +177,8 @@ class StrictJson:
             rank, value = rank + 1, value[0]
         return rank != len(tensor.shape) - 1 or _scalar_like(tensor) or (rank == 1 and _is_object(value))
 
-    def _rows(self, rows: object, where: str) -> tuple[Any, Any, Any]:
+    def rows(self, rows: object, where: str) -> tuple[Any, Any, Any]:
+        """Rows, columns and signature of a list of rows; `where` names it in errors."""
         plan = self._plan
         if not isinstance(rows, list):
             raise InvalidInput(f"{where} is {shown(rows)}; a list of rows was expected")

@@ -60,7 +60,7 @@ def decoder(plan: InputPlan) -> Decode:
             array: Array = np.frombuffer(data, dtype)
             if fortran:
                 array = array.reshape(shape, order="F").ravel(order="C")
-            found = _converted(label, tensor.datatype, array)
+            found = converted(label, tensor.datatype, array)
         return *plan.assemble([Tensor(tensor.name, None, shape, found)]), None
 
     return decode
@@ -98,7 +98,8 @@ def _header(text: bytes, encoding: str) -> tuple[tuple[int, ...], np.dtype[Any],
     return shape, dtype, entries["fortran_order"] == "True"
 
 
-def _converted(label: str, datatype: str, array: Array) -> Column:
+def converted(label: str, datatype: str, array: Array) -> Column:
+    """A flat array of another dtype as the column of an input, where no kind of value is lost and every value fits."""
     if datatype == BYTES:
         if array.dtype.kind == "S":
             return [bytes(value) for value in array.tolist()]
@@ -115,11 +116,11 @@ def _converted(label: str, datatype: str, array: Array) -> Column:
         raise InvalidInput(f"{label} has dtype {array.dtype}; {datatype} was expected")
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(target)
-    if kind == "f":
-        lost = np.isinf(cast) & np.isfinite(array.astype(np.float64) if array.dtype.kind == "f" else array)
-    else:
-        limits = np.iinfo(target)
-        lost = _outside(array, int(limits.min), int(limits.max))
+        if kind == "f":
+            lost = np.isinf(cast) & np.isfinite(array.astype(np.float64) if array.dtype.kind == "f" else array)
+        else:
+            limits = np.iinfo(target)
+            lost = _outside(array, int(limits.min), int(limits.max))
     if lost.any():
         at = int(np.argmax(lost))
         raise InvalidInput(f"{label}: element {at} is {array[at]}, out of range for {datatype}")

@@ -5,9 +5,23 @@ Source: RFC 9110 section 12.5.1 (Accept).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from serving.codecs import csv, json, npy, octet, open_inference, open_inference_encoder
+from serving.codecs import (
+    arrow,
+    csv,
+    json,
+    jsonlines,
+    libsvm,
+    npy,
+    octet,
+    open_inference,
+    open_inference_encoder,
+    predictions,
+    recordio,
+    wav,
+)
 from serving.codecs.base import Decode, Encode
 from serving.codecs.plan import InputPlan
 from serving.contract import ModelSpec
@@ -17,6 +31,17 @@ JSON: Final = "application/json"
 CSV: Final = "text/csv"
 NPY: Final = "application/x-npy"
 OCTET: Final = "application/octet-stream"
+JSON_LINES: Final = jsonlines.MEDIA_TYPES[0]
+RECORDIO: Final = recordio.MEDIA_TYPE
+ARROW: Final = arrow.MEDIA_TYPE
+
+LIBSVM: Final = libsvm.MEDIA_TYPES[0]
+WAV: Final = wav.MEDIA_TYPES[0]
+
+_SAME: Final = {
+    name: names[0] for names in (jsonlines.MEDIA_TYPES, libsvm.MEDIA_TYPES, wav.MEDIA_TYPES) for name in names
+}
+"""Media types that go by several names."""
 
 _WITH_JSON_HEADER: Final = frozenset({"", JSON, OCTET, "application/vnd.sagemaker-triton.binary+json"})
 # What clients of the v2 routes send with JSON: tritonclient nothing, curl -d a form's type.
@@ -24,12 +49,15 @@ _V2_JSON: Final = frozenset({"", JSON, OCTET, "application/x-www-form-urlencoded
 
 
 def decoder(plan: InputPlan, media_type: str, json_header_length: int | None, *, face_v2: bool = False) -> Decode:
-    """The decoder of a Content-Type ("" = JSON); parameters after `;` are ignored.
+    """The decoder of a Content-Type ("" = the model's convention, or JSON); parameters after `;` are ignored.
+
+    One is read: `label_size` of CSV, see `csv.check_parameters`.
 
     `json_header_length`: the value of Inference-Header-Content-Length, which makes the body v2 binary. `face_v2`: the
     route takes v2 bodies only. Raises `UnsupportedMediaType` naming what the model reads, and `InvalidInput`.
     """
-    media_type = media_type.partition(";")[0].strip().lower()
+    media_type, _, parameters = media_type.lower().partition(";")
+    media_type = media_type.strip()
     if json_header_length is not None and media_type in _WITH_JSON_HEADER:
         if json_header_length < 0:
             raise InvalidInput(f"Inference-Header-Content-Length is {json_header_length}; it cannot be negative")
@@ -41,35 +69,61 @@ def decoder(plan: InputPlan, media_type: str, json_header_length: int | None, *,
             f"Content-Type '{media_type[:64]}' is not read here; {JSON}, or {OCTET} with "
             "Inference-Header-Content-Length, was expected"
         )
-    if media_type in {"", JSON}:
+    media_type = media_type or plan.spec.conventions.content_type or JSON
+    if media_type == JSON:
         return json.decoder(plan)
-    if media_type in readable(plan):
-        return {CSV: csv.decoder, NPY: npy.decoder, OCTET: _octet}[media_type](plan)
+    if media_type == CSV:
+        csv.check_parameters(parameters)
+    if media_type == ARROW or _SAME.get(media_type, media_type) in readable(plan):
+        return _DECODERS[_SAME.get(media_type, media_type)](plan)
     raise UnsupportedMediaType(
         f"Content-Type '{media_type[:64]}' is not read; model '{plan.model_name}' reads {', '.join(readable(plan))}"
     )
 
 
 def readable(plan: InputPlan) -> list[str]:
-    """The media types that the model reads."""
-    if plan.single is None:
-        return [JSON]
-    return [JSON, *([CSV] if csv.readable(plan) else []), NPY, OCTET]
+    """The media types that the model reads here; each under its first name."""
+    single = plan.single is not None
+    conditions = {
+        JSON: True,
+        JSON_LINES: True,
+        CSV: csv.readable(plan),
+        LIBSVM: libsvm.readable(plan),
+        RECORDIO: True,
+        ARROW: arrow.installed(),
+        NPY: single,
+        OCTET: single,
+        WAV: wav.readable(plan),
+    }
+    return [media_type for media_type, reads in conditions.items() if reads]
 
 
 def writable(spec: ModelSpec) -> list[str]:
-    """The media types in which the model's answers can be written."""
-    return [JSON, CSV, NPY, OCTET] if len(spec.outputs) == 1 else [JSON, CSV]
+    """The media types in which the model's answers can be written here."""
+    found = [JSON, JSON_LINES, CSV, RECORDIO, *([ARROW] if arrow.installed() else [])]
+    return [*found, NPY, OCTET] if len(spec.outputs) == 1 else found
 
 
 def _octet(plan: InputPlan) -> Decode:
     return octet.decoder(plan, None)
 
 
-def encoder(
-    spec: ModelSpec, model_name: str, version: str, accept: str | None, default: str = JSON, *, face_v2: bool = False
-) -> Encode:
-    """The encoder that Accept chooses; `default` where it leaves the choice. Raises `NotAcceptable`.
+_DECODERS: Final[dict[str, Callable[[InputPlan], Decode]]] = {
+    JSON_LINES: jsonlines.decoder,
+    CSV: csv.decoder,
+    LIBSVM: libsvm.decoder,
+    RECORDIO: recordio.decoder,
+    ARROW: arrow.decoder,
+    NPY: npy.decoder,
+    OCTET: _octet,
+    WAV: wav.decoder,
+}
+
+
+def encoder(spec: ModelSpec, model_name: str, version: str, accept: str | None, *, face_v2: bool = False) -> Encode:
+    """The encoder that Accept chooses; the model's convention, or JSON, where it leaves the choice.
+
+    Raises `NotAcceptable`, and `MissingExtra` where Accept names a media type whose library is not installed.
 
     `face_v2`: answers are v2's, JSON or (where the body asks for binary outputs) binary.
     """
@@ -77,14 +131,28 @@ def encoder(
     if face_v2:
         negotiate(accept, [JSON, OCTET], JSON)
         return open_inference_encode
-    match negotiate(accept, writable(spec), default):
+    conventions = spec.conventions
+    default = _SAME.get(conventions.accept, conventions.accept) or JSON
+    offered = writable(spec)
+    if not arrow.installed() and ARROW in (accept or "").lower():
+        offered.append(ARROW)
+    match negotiate(accept, offered, default):
         case "text/csv":
-            return csv.encoder(spec)
+            own = conventions.predictions or conventions.one_line
+            return predictions.csv_encoder(spec) if own else csv.encoder(spec)
+        case "application/jsonlines":
+            return predictions.lines_encoder(spec) if conventions.predictions else jsonlines.encoder(spec)
+        case "application/x-recordio-protobuf":
+            return recordio.encoder(spec)
+        case "application/vnd.apache.arrow.stream":
+            return arrow.encoder(spec)
         case "application/x-npy":
             return npy.encoder(spec)
         case "application/octet-stream":
             return octet.encoder(spec, open_inference_encode)
         case _:
+            if conventions.predictions:
+                return predictions.json_encoder(spec, open_inference_encode)
             return json.encoder(spec, open_inference_encode)
 
 
@@ -145,6 +213,7 @@ def _ranges(accept: str) -> list[_Range]:
             key, _, value = parameter.partition("=")
             if key.strip() == "q":
                 quality = _quality(value.strip())
+        kind, _, subtype = _SAME.get(f"{kind}/{subtype}", f"{kind}/{subtype}").partition("/")
         found.append(_Range(kind, subtype, quality, place))
     return found
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from serving.codecs import registry
 from serving.codecs.base import Decoded
 from serving.codecs.plan import InputPlan
-from serving.contract import Array, ModelSpec, TensorSpec
+from serving.contract import Array, Conventions, ModelSpec, TensorSpec
 from serving.datatypes import NUMPY
 
 
@@ -20,6 +21,11 @@ def spec(*inputs: TensorSpec, outputs: tuple[TensorSpec, ...] = (), batched: boo
 def one(datatype: str = "FP32", *shape: int, batched: bool = True, features: tuple[str, ...] = ()) -> ModelSpec:
     """A model of the one input 'x'."""
     return spec(TensorSpec("x", datatype, shape or (-1, 3), features), batched=batched)
+
+
+def missing(model: ModelSpec) -> ModelSpec:
+    """The model by the convention that what is left out is NaN."""
+    return msgspec.structs.replace(model, conventions=Conventions(missing=True))
 
 
 TWO = spec(TensorSpec("a", "FP32", (-1, 2)), TensorSpec("b", "INT64", (-1, 1)))

@@ -17,8 +17,10 @@ from serving.codecs.plan import InputPlan
 from serving.contract import ModelSpec, TensorSpec
 from serving.datatypes import NUMPY
 from serving.errors import InvalidInput, MalformedBody, ServingError
-from tests.codecs.support import RECORD, arrays, decode, one, spec
+from tests.codecs.support import RECORD, arrays, decode, missing, one, spec
 
+MISSING = missing(one("FP32"))
+MISSING_INT = missing(one("INT32"))
 PACKED = sorted(set(NUMPY) - {"BOOL", "BF16", "BYTES"})
 
 
@@ -47,6 +49,9 @@ PACKED = sorted(set(NUMPY) - {"BOOL", "BF16", "BYTES"})
         (RECORD, "1,2,3\n", [[1, 2, 3]]),
         (RECORD, "amount,hour,risk\n1,2,3\n", [[1, 2, 3]]),
         (RECORD, 'risk, amount,"hour"\r\n3,1,2\r\n', [[1, 2, 3]]),
+        (MISSING, "1,,3\n", [[1, np.nan, 3]]),
+        (MISSING, ',"",3\r\n 4 , , \n', [[np.nan, np.nan, 3], [4, np.nan, np.nan]]),
+        (MISSING, ",,\n", [[np.nan, np.nan, np.nan]]),
     ],
 )
 def test_forms(model: ModelSpec, text: str, expected: Any) -> None:
@@ -81,7 +86,15 @@ def test_forms(model: ModelSpec, text: str, expected: Any) -> None:
         (one("BOOL"), b"1,0,2\n", InvalidInput, ["the number 2"]),
         (one("FP32", -1), b"1,2\n3,4\n", InvalidInput, ["[2, 2]", "[-1]"]),
         (RECORD, b"amount,hour,risk\n", InvalidInput, ["no rows after the header"]),
-        (RECORD, b"amount,hour,other\n1,2,3\n", InvalidInput, ["line 1, value 1 is 'amount'"]),
+        (RECORD, b"amount,hour,other\n1,2,3\n", InvalidInput, ["line 1", "'other'", "no feature", "no 'risk'"]),
+        (RECORD, b"amount,hour,hour\n1,2,3\n", InvalidInput, ["'hour' twice", "no 'risk'"]),
+        (RECORD, b"amount,hour\n1,2\n", InvalidInput, ["no 'risk'", "expected: amount, hour, risk"]),
+        (RECORD, b"amount,hour,risk,more\n1,2,3,4\n", InvalidInput, ["'more', which is no feature"]),
+        (RECORD, b"amount,2,risk\n1,2,3\n", InvalidInput, ["line 1, value 1 is 'amount'"]),
+        (RECORD, b"risk,hour,amount\n1,2,3\n4,5\n", InvalidInput, ["line 3 has 2 values", "line 2 has 3"]),
+        (MISSING, b"1,2\n", InvalidInput, ["[1, 2]", "[-1, 3]"]),
+        (MISSING, b"1,x,\n", InvalidInput, ["line 1, value 2 is 'x'"]),
+        (MISSING_INT, b"1,,2\n", InvalidInput, ["line 1, value 2 is empty"]),
         (RECORD, b"risk,hour,amount\n1,2\n", InvalidInput, ["line 2 has 2 values", "header has 3"]),
     ],
 )

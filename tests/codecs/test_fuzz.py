@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 
 from serving.codecs import registry
 from serving.codecs.plan import InputPlan
 from serving.contract import ModelSpec
 from serving.errors import ServingError
-from tests.codecs.support import RECORD, STRINGS, TWO, WHOLE, one
+from tests.codecs.records import frames, record
+from tests.codecs.support import RECORD, STRINGS, TWO, WHOLE, missing, one
+from tests.codecs.test_arrow import batch, fixed, stream
 
 ROUNDS = 1500
 MOST_BYTES = 32 << 20
@@ -40,6 +43,8 @@ def v2(*entries: dict[str, Any], **extra: Any) -> bytes:
     return orjson.dumps({"inputs": list(entries)} | extra)
 
 
+RECORDIO, ARROW = registry.RECORDIO, registry.ARROW
+GAPS = pa.array([1.5, None])
 X = {"name": "x", "shape": [2, 3], "datatype": "FP32"}
 ROWS = [[1, 2.5, 3], [4, 5, 6]]
 HEADER = v2(X | {"parameters": {"binary_data_size": 24}}, outputs=[{"name": "p", "parameters": {"binary_data": True}}])
@@ -72,6 +77,19 @@ BODIES: list[tuple[str, ModelSpec, str, int | None, bytes]] = [
     ("npy strings", STRINGS, "application/x-npy", None, saved(np.array([["a"], ["bc"]]))),
     ("npy integers", one("UINT8"), "application/x-npy", None, saved(np.ones((2, 3), np.int16))),
     ("octets", one(), "application/octet-stream", None, FLOATS),
+    ("csv with gaps", missing(one()), "text/csv", None, b"1,,3\n,5,\n"),
+    ("lines", one(), "application/jsonlines", None, b'[1,2.5,3]\n{"features":[4,5,6]}\n{"instances":[[1,2,3]]}\n'),
+    ("lines of records", RECORD, "application/jsonlines", None, b'{"amount":1,"hour":2,"risk":3}\n' * 2),
+    ("lines of objects", TWO, "application/jsonlines", None, b'{"a":[1,2],"b":3}\n'),
+    ("libsvm", missing(one()), "text/libsvm", None, b"1 qid:2 1:5 3:7.5 # why\n0 2:1e-3\n"),
+    ("records", one(), RECORDIO, None, frames(record("float32_tensor", row) for row in ROWS)),
+    ("sparse records", missing(one()), RECORDIO, None, frames([record("float64_tensor", [1, 2], [0, 2], [3])] * 2)),
+    ("records of integers", one("INT32"), RECORDIO, None, frames([record("int32_tensor", [1, -2, 300])])),
+    ("records of strings", STRINGS, RECORDIO, None, frames([record("bytes", [b"abc"])])),
+    ("arrow", one(), ARROW, None, stream(batch(x=fixed([1, 2, 3, 4, 5, 6], 3)))),
+    ("arrow by feature", missing(RECORD), ARROW, None, stream(batch(amount=GAPS, hour=GAPS, risk=GAPS))),
+    ("arrow lists", one("INT64"), ARROW, None, stream(batch(x=pa.array([[1, 2, 3], [4, 5, 6]])))),
+    ("arrow strings", STRINGS, ARROW, None, stream(batch(x=pa.array(["abc", "d"])))),
 ]
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.codecs import registry
+from serving.codecs import jsonlines, libsvm, registry
 from serving.codecs.base import Asked, Style
 from serving.codecs.plan import InputPlan
 from serving.contract import TensorSpec
@@ -57,7 +57,9 @@ def test_not_acceptable(accept: str) -> None:
 def test_formats_of_one_output_are_not_offered_for_several() -> None:
     outputs = (TensorSpec("p", "FP32", (-1, 2)), TensorSpec("q", "FP32", (-1, 2)))
     model = spec(TensorSpec("x", "FP32", (-1, 3)), outputs=outputs)
-    with pytest.raises(NotAcceptable, match="writes application/json, text/csv"):
+    with pytest.raises(
+        NotAcceptable, match="writes application/json, application/jsonlines, text/csv, application/x-recordio-protobuf"
+    ):
         registry.encoder(model, "m", "1", "application/x-npy")
 
 
@@ -66,25 +68,52 @@ def test_json_is_the_default_question(media_type: str) -> None:
     assert decode(one(), b'{"instances":[[1,2,3]]}', media_type)[0] == 1
 
 
-@pytest.mark.parametrize("media_type", ["text/plain", "image/png", "application/jsonlines", "nonsense"])
+@pytest.mark.parametrize("media_type", ["text/plain", "image/png", "application/jsonlinesx", "nonsense"])
 def test_unsupported_media_types_name_what_is_read(media_type: str) -> None:
     with pytest.raises(UnsupportedMediaType) as caught:
         decode(one(), b"", media_type)
     assert caught.value.message == (
         f"Content-Type '{media_type}' is not read;"
-        " model 'm' reads application/json, text/csv, application/x-npy, application/octet-stream"
+        " model 'm' reads application/json, application/jsonlines, text/csv, text/libsvm, "
+        "application/x-recordio-protobuf, application/vnd.apache.arrow.stream, application/x-npy, application/octet-stream"
     )
 
 
-@pytest.mark.parametrize("media_type", ["text/csv", "application/x-npy", "application/octet-stream"])
-def test_a_model_of_several_inputs_reads_json_only(media_type: str) -> None:
-    with pytest.raises(UnsupportedMediaType, match=r"reads application/json$"):
+@pytest.mark.parametrize("media_type", ["text/csv", "text/libsvm", "application/x-npy", "application/octet-stream"])
+def test_formats_of_one_input_are_not_read_for_several(media_type: str) -> None:
+    with pytest.raises(
+        UnsupportedMediaType,
+        match=r"reads application/json, application/jsonlines, application/x-recordio-protobuf, [a-z/.]+$",
+    ):
         registry.decoder(InputPlan(TWO, "m"), media_type, None)
 
 
 def test_csv_is_not_read_for_tensors_of_higher_rank() -> None:
-    with pytest.raises(UnsupportedMediaType, match=r"reads application/json, application/x-npy"):
+    with pytest.raises(UnsupportedMediaType, match=r"reads application/json, application/jsonlines, application/x-rec"):
         registry.decoder(InputPlan(one("FP32", -1, 3, 4, 4), "m"), "text/csv", None)
+
+
+@pytest.mark.parametrize(
+    ("names", "accept"),
+    [(jsonlines.MEDIA_TYPES, b"application/jsonlines"), (libsvm.MEDIA_TYPES, b"")],
+)
+def test_names_of_one_format(names: tuple[str, ...], accept: bytes) -> None:
+    for name in names:
+        assert decode(one(), b"[1,2,3]" if accept else b"1 1:2", name.upper())[0] == 1
+        if accept:
+            fields, _ = registry.encoder(one(), "m", "1", name)([np.ones((1, 2), np.float32)], None)
+            assert fields == b"content-type: %b\r\n" % accept
+
+
+@pytest.mark.parametrize("size", ["0", "1", '"1"', " 1"])
+def test_a_label_size_changes_nothing(size: str) -> None:
+    assert decode(one(), b"1,2,3\n", f"text/csv; charset=utf-8; Label_Size={size}")[0] == 1
+
+
+@pytest.mark.parametrize("size", ["2", "-1", "", "x", "1=1"])
+def test_other_label_sizes_are_refused(size: str) -> None:
+    with pytest.raises(UnsupportedMediaType, match=r"label_size '.*'; 0 or 1"):
+        decode(one(), b"1,2,3\n", f"text/csv;label_size={size}")
 
 
 V2 = b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP32","data":[1,2,3]}]}'

@@ -11,14 +11,24 @@ import orjson
 import psutil
 import pytest
 
-from tests.frontends.rows import bodies, framing, headers, open_inference, routes
+from tests.frontends.rows import bodies, formats, framing, headers, open_inference, routes
 from tests.frontends.rows.row import MEBIBYTE, Row, invocation
 from tests.support.server import Server, wait_until
 from tests.support.wire import Answer, Closed, Wire, ask, request
 
-ROWS: list[Row] = [*framing.ROWS, *headers.ROWS, *bodies.ROWS, *open_inference.ROWS, *routes.ROWS]
+ROWS: list[Row] = [
+    *framing.ROWS,
+    *headers.ROWS,
+    *bodies.ROWS,
+    *formats.ROWS,
+    *open_inference.ROWS,
+    *routes.ROWS,
+]
 
 MOST_GROWTH_BYTES = 20 * MEBIBYTE
+
+LARGE = ("over the limit in chunks", "20 MB of brackets")
+"""The rows of the largest buffers: what malloc keeps of them for the next time is no growth."""
 
 
 class Before(NamedTuple):
@@ -70,6 +80,12 @@ def before(server: Server) -> Before:
         big = orjson.dumps({"instances": [[1, 2, 3, 4]] * 100_000})
         assert ask(server.port, invocation(big)).status == 200
         assert ask(server.port, invocation()).status == 200
+        assert ask(server.port, invocation(formats.STREAM, content_type=formats.ARROW)).status == 200
+    for row in ROWS:
+        if row.name in LARGE:
+            with Wire(server.port) as wire:
+                wire.offer(row.pieces())
+                wire.answer()
     return Before(workers(server), memory(server), files(server), open_files(server))
 
 

@@ -65,7 +65,7 @@ ROWS = [
     endpoint("another letter case", "LINEAR", 400, "LINEAR", "not found"),
     Row("no endpoint name", request("/endpoints//invocations", ROW, JSON), 404, ("no POST",)),
     Row("a deeper endpoint", request("/endpoints/a/b/invocations", ROW, JSON), 404, ("no POST",)),
-    Row("streaming, not built", request("/endpoints/linear/invocations-response-stream", ROW, JSON), 404, ("no POST",)),
+    Row("more than a stream", request("/endpoints/linear/invocations-response-streams", ROW, JSON), 404, ("no POST",)),
     model("an unknown model", "other/infer", 404, "Request for unknown model: 'other' is not found"),
     model("an unknown version", "linear/versions/9/infer", 404, "version 9", "version 1"),
     model("a version that is no number", "linear/versions/new/infer", 404, "version new"),
