@@ -1,0 +1,1 @@
+"""The LightGBM container: boosters as LightGBM's `save_model` writes them."""
