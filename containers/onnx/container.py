@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from containers.onnx import proof, signature
+from containers.onnx import proof, recurrent, signature
 from containers.onnx.session import open_session, plain, runtime
 from serving.contract import Array, ModelConfig, ModelSpec
 from serving.datatypes import BYTES, NUMPY
@@ -106,13 +106,15 @@ class OnnxKind:
             )
         return found[0] if found else None
 
-    def load(self, artifact: Path, config: ModelConfig) -> OnnxContainer:
+    def load(self, artifact: Path, config: ModelConfig) -> OnnxContainer | recurrent.RecurrentContainer:
         """Loads a graph and proves whether its rows may be merged.
 
         Raises `ArtifactError` for a file or a signature that cannot be served, `ConfigurationError` for settings that
         do not fit it, and `MissingExtra`.
         """
         session = open_session(artifact, config.onnx)
+        if config.onnx.recurrent is not None:
+            return recurrent.load(session, artifact, config, config.onnx.recurrent)
         signed = signature.read(session, artifact, config)
         container = _container_type(signed, artifact)
         # A container of its own for the proof, which runs before the spec is whole.

@@ -48,8 +48,8 @@ def read(session: Any, artifact: Path, config: ModelConfig) -> Signature:
     if not inputs:
         raise ArtifactError(f"{artifact}: the model has no input; there is nothing to ask it")
     return Signature(
-        inputs=_declared("input", [_spec("input", node, artifact) for node in inputs], config.inputs, artifact),
-        outputs=_declared("output", [_spec("output", node, artifact) for node in outputs], config.outputs, artifact),
+        inputs=declared("input", [_spec("input", node, artifact) for node in inputs], config.inputs, artifact),
+        outputs=declared("output", [_spec("output", node, artifact) for node in outputs], config.outputs, artifact),
         symbols=tuple(tuple(None if isinstance(size, int) else size or "" for size in node.shape) for node in inputs),
     )
 
@@ -68,7 +68,7 @@ def _spec(role: str, node: Any, artifact: Path) -> TensorSpec:
     return TensorSpec(name=node.name, datatype=datatype, shape=shape)
 
 
-def _declared(
+def declared(
     role: str, specs: Sequence[TensorSpec], said: Sequence[TensorConfig], artifact: Path
 ) -> tuple[TensorSpec, ...]:
     """`specs` with what the operator said of them; what does not fit the graph is an error."""
