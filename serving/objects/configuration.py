@@ -40,6 +40,8 @@ def read_model_yaml(file: Path) -> ModelConfig:
         raise ConfigurationError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if document is None:
         return ModelConfig()
+    if isinstance(document, dict) and "trust" in document:
+        raise ConfigurationError(f"{file}: trust is not a model's to say; see --allow-pickle and --trusted-type")
     if isinstance(document, dict) and isinstance(document.get("version"), int):
         document["version"] = str(document["version"])
     try:

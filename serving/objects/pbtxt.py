@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from serving.contract import BatchingConfig, ModelConfig, OnnxConfig, TensorConfig
+from serving.contract import BatchingConfig, ModelConfig, OnnxConfig, TensorConfig, VersionPolicy
 from serving.datatypes import BYTES
 from serving.errors import ConfigurationError, MissingExtra
 
@@ -24,11 +24,9 @@ PLATFORM: Final = "onnxruntime_onnx"
 BACKEND: Final = "onnxruntime"
 
 WITHOUT_EFFECT: Final[Mapping[str, str]] = {
-    "version_policy": "the highest version is served",
     "model_warmup": "every model is warmed up with zeros",
     "metric_tags": "metrics carry the model's name",
     "model_metrics": "metrics carry the model's name",
-    "response_cache": "answers are not cached",
 }
 """Fields that change no answer, and what is so instead."""
 
@@ -57,24 +55,43 @@ class TritonModel(msgspec.Struct, frozen=True):
 
 def read(file: Path) -> TritonModel:
     """Reads a `config.pbtxt`. Raises `ConfigurationError`, which names the file and the field, and `MissingExtra`."""
+    schema = _schema(file)
+    from google.protobuf import text_format  # type: ignore[import-untyped]
+
     try:
-        from google.protobuf import text_format  # type: ignore[import-untyped]
+        text = file.read_bytes()
+        if len(text) > MOST_BYTES:
+            raise ConfigurationError(f"{file} is larger than {MOST_BYTES} bytes, which no model's settings are")
+        message = text_format.Parse(text.decode(), schema())
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
+    except (text_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"{file} is not a Triton model configuration: {error}") from error
+    return _Reader(file, message).model()
+
+
+def from_json(document: Mapping[str, Any], file: Path) -> TritonModel:
+    """Reads the JSON form of a `config.pbtxt`, which stands for `file`. Raises as `read` does."""
+    schema = _schema(file)
+    from google.protobuf import json_format
+
+    try:
+        message = json_format.ParseDict(document, schema())
+    except (json_format.ParseError, RecursionError) as error:
+        raise ConfigurationError(f"{file} is not a Triton model configuration: {error}") from error
+    return _Reader(file, message).model()
+
+
+def _schema(file: Path) -> Any:
+    """The message type of Triton's model configuration."""
+    try:
         from tritonclient.grpc import model_config_pb2
     except ImportError as error:
         raise MissingExtra(
             f"{file} can be read with tritonclient's schema alone, which cannot be imported ({error}): "
             "pip install 'serving[triton]'"
         ) from error
-    try:
-        text = file.read_bytes()
-        if len(text) > MOST_BYTES:
-            raise ConfigurationError(f"{file} is larger than {MOST_BYTES} bytes, which no model's settings are")
-        message = text_format.Parse(text.decode(), model_config_pb2.ModelConfig())
-    except OSError as error:
-        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
-    except (text_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"{file} is not a Triton model configuration: {error}") from error
-    return _Reader(file, message).model()
+    return model_config_pb2.ModelConfig
 
 
 class _Reader:
@@ -92,10 +109,9 @@ class _Reader:
             raise self._error(f"platform is '{message.platform}'; only {PLATFORM} can be served")
         if message.backend not in ("", BACKEND):
             raise self._error(f"backend is '{message.backend}'; only {BACKEND} can be served")
-        if Path(message.default_model_filename).name != message.default_model_filename:
-            raise self._error(
-                f"default_model_filename is '{message.default_model_filename}'; a plain file name is needed"
-            )
+        filename = message.default_model_filename
+        if filename == ".." or Path(filename).name != filename:
+            raise self._error(f"default_model_filename is '{filename}'; a plain file name is needed")
         for name, instead in WITHOUT_EFFECT.items():
             if name in _set_fields(message):
                 self._warn(f"{name} has no effect: {instead}")
@@ -107,12 +123,29 @@ class _Reader:
             batching=self._batching(),
             onnx=self._onnx(providers),
             slots=slots,
+            response_cache=message.response_cache.enable,
+            version_policy=self._versions(),
         )
         try:
             msgspec.convert(msgspec.to_builtins(config), ModelConfig)
         except msgspec.ValidationError as error:
             raise self._error(str(error).replace("`", "")) from error
-        return TritonModel(config=config, filename=message.default_model_filename, warnings=tuple(self.warnings))
+        return TritonModel(config=config, filename=filename, warnings=tuple(self.warnings))
+
+    def _versions(self) -> VersionPolicy:
+        policy = self.message.version_policy
+        said = policy.WhichOneof("policy_choice")
+        if said == "all":
+            return VersionPolicy(all=True)
+        if said == "specific":
+            versions = tuple(policy.specific.versions)
+            if not versions or min(versions) < 1:
+                raise self._error(
+                    f"version_policy.specific.versions is {list(versions)}; numbers from 1 were expected, at least one"
+                )
+            return VersionPolicy(specific=versions)
+        # Zero is what the schema has for a number that is not said; Triton serves one version then.
+        return VersionPolicy(latest=policy.latest.num_versions or 1) if said == "latest" else VersionPolicy()
 
     def _tensor(self, tensor: Any, role: str) -> TensorConfig:
         where = f"{role} '{tensor.name}'"

@@ -20,7 +20,7 @@ _MAX_BYTES = 256 * 1024 * 1024
 
 
 class EndpointWiring(msgspec.Struct, frozen=True):
-    """One endpoint of a snapshot: its variant, and the artifact that a container kind will load."""
+    """One version of an endpoint of a snapshot: its variant, and the artifact that a container kind will load."""
 
     name: str
     variant: str
@@ -38,8 +38,15 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
     hosts: tuple[str, ...]
 
 
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker: load these and keep them for the next `Wire`, which drops what it does not name."""
+
+    call: int
+    endpoints: tuple[EndpointWiring, ...]
+
+
 class Wire(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor to worker: put this snapshot in force."""
+    """Supervisor to worker: put this snapshot in force; of each endpoint's versions the newest comes first."""
 
     version: int
     endpoints: tuple[EndpointWiring, ...]
@@ -55,14 +62,23 @@ class Collect(msgspec.Struct, frozen=True, tag=True):
 
 
 class Gathered(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor to worker: the answer to its `Ask`."""
+    """Supervisor to worker: the answer to its `Ask`, or the class and the message of the error."""
 
     call: int
     body: bytes
+    error: str = ""
+    message: str = ""
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Supervisor to worker: finish what is in flight, then end."""
+
+
+class Prepared(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor: what was asked for is loaded, but for these, by position, and why not."""
+
+    call: int
+    failures: tuple[tuple[int, str], ...]
 
 
 class Wired(msgspec.Struct, frozen=True, tag=True):
@@ -82,15 +98,16 @@ class Collected(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Worker to supervisor: a caller of mine wants what all workers know."""
+    """Worker to supervisor: a caller of mine wants what all workers know, or something of the model repository."""
 
     call: int
     what: str
     name: str | None
+    body: bytes = b""
 
 
-ToWorker: TypeAlias = Begin | Wire | Collect | Gathered | Drain
-ToSupervisor: TypeAlias = Wired | Collected | Ask
+ToWorker: TypeAlias = Begin | Prepare | Wire | Collect | Gathered | Drain
+ToSupervisor: TypeAlias = Prepared | Wired | Collected | Ask
 
 
 class Channel:

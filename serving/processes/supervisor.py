@@ -13,13 +13,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
+import msgspec
 import orjson
 
-from serving.errors import ConfigurationError
+from serving.errors import BadRequest, ConfigurationError, InternalError, ServingError
+from serving.objects.catalogue import Catalogue, Entry
+from serving.objects.watch import Place
 from serving.processes.board import ABSENT, Board
 from serving.processes.channel import (
     Ask,
@@ -30,10 +33,13 @@ from serving.processes.channel import (
     Drain,
     EndpointWiring,
     Gathered,
+    Prepare,
+    Prepared,
     ToSupervisor,
     Wire,
     Wired,
 )
+from serving.processes.control import Control, Versions
 from serving.settings import Settings
 from serving.telemetry import collector
 from serving.telemetry.accumulators import Sample
@@ -45,6 +51,8 @@ _STEADY_S = 10.0
 _BACKOFF_S = 0.1
 _BACKOFF_LIMIT_S = 5.0
 _KILL_AFTER_S = 5.0
+_PREPARE_ATTEMPTS = 2
+_PUT_S = 120.0
 
 
 class WorkerHandle:
@@ -58,15 +66,17 @@ class WorkerHandle:
         self.version = -1
         self.started = monotonic()
         self.calls: dict[int, asyncio.Future[Collected]] = {}
+        self.loads: dict[int, asyncio.Future[Prepared | None]] = {}
         self.samples: list[Sample] = []
 
 
 class Supervisor:
-    """Runs the server. `wiring` is what the workers serve; they all get the same."""
+    """Runs the server. Of the models in `entries`, all workers serve the same ones; implements `Fleet`."""
 
-    def __init__(self, settings: Settings, wiring: Sequence[EndpointWiring], default: str | None) -> None:
+    def __init__(self, settings: Settings, catalogue: Catalogue, entries: Mapping[Place, Entry]) -> None:
         self._settings = settings
-        self._wire = Wire(1, tuple(wiring), default)
+        self._control = Control(settings, catalogue, entries, self)
+        self._wire = Wire(0, (), None)
         self._sockets: list[socket.socket] = []
         self._board = Board.make(settings.workers)
         self._workers: dict[int, WorkerHandle] = {}
@@ -75,6 +85,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._failure: str | None = None
         self._ready = asyncio.Event()
+        self._news = asyncio.Event()
         self._retired: list[Sample] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -87,6 +98,7 @@ class Supervisor:
         try:
             for number in range(self._settings.workers):
                 self._spawn(self._keep(number))
+            self._spawn(self._serve())
             await self._first_of(self._ready.wait(), self._stopping.wait())
             if self._failure is None and not self._stopping.is_set():
                 say("ready")
@@ -95,6 +107,17 @@ class Supervisor:
             await self._end()
         if self._failure is not None:
             raise ConfigurationError(self._failure)
+
+    async def _serve(self) -> None:
+        """Brings the models into force, and keeps them as they are on disk where that is wanted."""
+        try:
+            await self._control.start()
+        except ServingError as error:
+            if not self._stopping.is_set():
+                self._fail(error.message)
+            return
+        if self._settings.model_control_mode == "poll":
+            await self._control.watch()
 
     @property
     def url(self) -> str:
@@ -119,6 +142,7 @@ class Supervisor:
                 await self._first_of(asyncio.sleep(backoff), self._stopping.wait())
                 continue
             self._workers[number] = worker
+            self._news.set()
             while (message := await worker.channel.receive()) is not None:
                 self._handle(worker, message)
             code = await worker.process.wait()
@@ -160,7 +184,8 @@ class Supervisor:
         worker = WorkerHandle(number, process, channel, write_end)
         self._starts += 1
         channel.send(Begin(number, self._settings, *trusted(self._settings)))
-        channel.send(self._wire)
+        if self._wire.version:
+            channel.send(self._wire)
         if self._stopping.is_set():
             channel.send(Drain())
         return worker
@@ -173,6 +198,11 @@ class Supervisor:
         worker.channel.close()
         for call in worker.calls.values():
             call.cancel()
+        for load in worker.loads.values():
+            if not load.done():
+                load.set_result(None)
+        worker.loads.clear()
+        self._news.set()
         # What it counted when last asked stays counted, so that counters do not fall when a worker is replaced.
         counted = [sample for sample in worker.samples if sample.kind != "gauge"]
         self._retired = collector.merge((self._retired, counted))
@@ -180,12 +210,16 @@ class Supervisor:
     def _handle(self, worker: WorkerHandle, message: ToSupervisor) -> None:
         if isinstance(message, Wired):
             self._wired(worker, message)
+        elif isinstance(message, Prepared):
+            load = worker.loads.pop(message.call, None)
+            if load is not None and not load.done():
+                load.set_result(message)
         elif isinstance(message, Collected):
             call = worker.calls.pop(message.call, None)
             if call is not None and not call.done():
                 call.set_result(message)
         elif isinstance(message, Ask):
-            self._spawn(self._gather(worker, message))
+            self._spawn(self._answer(worker, message))
 
     def _wired(self, worker: WorkerHandle, message: Wired) -> None:
         if message.error:
@@ -201,21 +235,107 @@ class Supervisor:
             say(f"serving on {self.url}")
             for line in message.lines:
                 say(f"  {line}")
-        everyone = len(self._workers) == self._settings.workers
-        if everyone and all(other.version == self._wire.version for other in self._workers.values()):
+        self._news.set()
+        if self._everywhere():
             self._ready.set()
+
+    # ------------------------------------------------------------------ what workers serve
+
+    async def prepare(self, endpoints: Sequence[EndpointWiring]) -> list[str]:
+        """Implements `Fleet`. Once the server is ready one worker loads first, so that what ends a process ends one."""
+        whys = [""] * len(endpoints)
+        for _ in range(_PREPARE_ATTEMPTS):
+            if not await self._until(lambda: len(self._workers) == self._settings.workers):
+                return ["the server is stopping"] * len(endpoints)
+            workers = sorted(self._workers.values(), key=lambda worker: worker.number)
+            alone = 1 if self._ready.is_set() else len(workers)
+            if not await self._load(workers[:alone], endpoints, whys):
+                continue
+            # One of these that ends meanwhile is replaced, and loads what is wired by then.
+            await self._load(workers[alone:], endpoints, whys)
+            return whys
+        if len(endpoints) == 1:
+            return ["the worker process that loaded it ended; the log has how"]
+        return [(await self.prepare([endpoint]))[0] for endpoint in endpoints]
+
+    async def _load(
+        self, workers: Sequence[WorkerHandle], endpoints: Sequence[EndpointWiring], whys: list[str]
+    ) -> bool:
+        """Loads what has not failed before and notes in `whys` what fails now; False where a worker ended meanwhile."""
+        numbers = [number for number, why in enumerate(whys) if not why]
+        loads: list[asyncio.Future[Prepared | None]] = []
+        for worker in workers:
+            self._last_call += 1
+            load = worker.loads[self._last_call] = asyncio.get_running_loop().create_future()
+            loads.append(load)
+            worker.channel.send(Prepare(self._last_call, tuple(endpoints[number] for number in numbers)))
+        answers = [await load for load in loads]
+        for answer in answers:
+            for position, why in answer.failures if answer is not None else ():
+                whys[numbers[position]] = why
+        return None not in answers
+
+    async def put(self, endpoints: Versions, default: str | None) -> None:
+        """Implements `Fleet`."""
+        self._wire = Wire(self._wire.version + 1, endpoints, default)
+        for worker in self._workers.values():
+            worker.channel.send(self._wire)
+        try:
+            await asyncio.wait_for(self._until(self._everywhere), _PUT_S)
+        except TimeoutError:
+            log.error("not every worker serves what it should after %g s", _PUT_S)
+
+    def _everywhere(self) -> bool:
+        """Whether every worker serves what is wired."""
+        return len(self._workers) == self._settings.workers and all(
+            worker.version == self._wire.version > 0 for worker in self._workers.values()
+        )
+
+    async def _until(self, condition: Callable[[], bool]) -> bool:
+        """Waits for news of the workers until the condition holds; False once the server stops."""
+        while not self._stopping.is_set():
+            if condition():
+                return True
+            self._news.clear()
+            await self._news.wait()
+        return False
 
     # ------------------------------------------------------------------ what concerns all workers
 
-    async def _gather(self, asker: WorkerHandle, ask: Ask) -> None:
+    async def _gather(self, ask: Ask) -> bytes:
         answers = await asyncio.gather(*(self._collect(worker, ask) for worker in list(self._workers.values())))
         if ask.what == "metrics":
             # A worker that does not answer counts with what it said last; one that ended meanwhile is among the retired.
             samples = [worker.samples for worker in self._workers.values()]
-            body = collector.text(collector.merge((*samples, self._retired, self._own_samples())))
+            return collector.text(collector.merge((*samples, self._retired, self._own_samples())))
+        rows = [row for answer in answers if answer is not None for row in orjson.loads(answer.body)]
+        if ask.name is None:
+            rows += [msgspec.to_builtins(row) for row in self._control.unavailable()]
+        return orjson.dumps(rows)
+
+    async def _answer(self, asker: WorkerHandle, ask: Ask) -> None:
+        """Answers a worker; whatever goes wrong is told to its caller alone."""
+        gather = self._gather if ask.what in ("metrics", "models") else self._manage
+        try:
+            reply = Gathered(ask.call, await gather(ask))
+        except ConfigurationError as error:
+            reply = Gathered(ask.call, b"", BadRequest.__name__, error.message)
+        except ServingError as error:
+            reply = Gathered(ask.call, b"", type(error).__name__, error.message)
+        except Exception:
+            log.exception("a call (%s) failed", ask.what)
+            reply = Gathered(ask.call, b"", InternalError.__name__, InternalError().message)
+        asker.channel.send(reply)
+
+    async def _manage(self, ask: Ask) -> bytes:
+        """Carries out a call of the repository API."""
+        if ask.name is None:
+            return msgspec.json.encode(await self._control.index(ready_only=bool(ask.body)))
+        if ask.what == "load":
+            await self._control.load(ask.name, ask.body.decode() or None)
         else:
-            body = orjson.dumps([row for answer in answers if answer is not None for row in orjson.loads(answer.body)])
-        asker.channel.send(Gathered(ask.call, body))
+            await self._control.unload(ask.name)
+        return b""
 
     async def _collect(self, worker: WorkerHandle, ask: Ask) -> Collected | None:
         self._last_call += 1
@@ -235,13 +355,10 @@ class Supervisor:
 
     def _own_samples(self) -> list[Sample]:
         samples = [Sample("serving_worker_starts", "counter", (), self._starts)]
-        everywhere = len(self._workers) == self._settings.workers and all(
-            worker.version == self._wire.version for worker in self._workers.values()
-        )
-        for wiring in self._wire.endpoints:
-            labels = (("endpoint_name", wiring.name), ("variant_name", wiring.variant))
-            samples.append(Sample("serving_endpoint_in_service", "gauge", labels, int(everywhere)))
-        return samples
+        for name, variant in dict.fromkeys((wiring.name, wiring.variant) for wiring in self._wire.endpoints):
+            labels = (("endpoint_name", name), ("variant_name", variant))
+            samples.append(Sample("serving_endpoint_in_service", "gauge", labels, int(self._everywhere())))
+        return samples + self._control.samples()
 
     # ------------------------------------------------------------------ the end
 
@@ -251,11 +368,13 @@ class Supervisor:
                 with contextlib.suppress(ProcessLookupError):
                     worker.process.kill()
         self._stopping.set()
+        self._news.set()
 
     def _fail(self, why: str) -> None:
         if self._failure is None:
             self._failure = why
         self._stopping.set()
+        self._news.set()
 
     async def _end(self) -> None:
         """Drains the workers and waits for their end; kills those that do not come to it."""

@@ -18,7 +18,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import uvloop
@@ -26,7 +26,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from serving.codecs.plan import InputPlan
-from serving.errors import Overloaded, ServingError, Unavailable
+from serving.contract import ModelConfig
+from serving.errors import BadRequest, InternalError, Overloaded, ServingError, Unavailable, Unsupported, encodable
 from serving.frontends.http.app import Dated, HttpApp
 from serving.frontends.http.faces import Faces
 from serving.frontends.http.head import Guard
@@ -44,13 +45,18 @@ from serving.processes.channel import (
     Drain,
     EndpointWiring,
     Gathered,
+    Prepare,
+    Prepared,
     ToWorker,
     Wire,
     Wired,
 )
+from serving.runtime import memory
+from serving.runtime.caching import make_model
 from serving.runtime.dataplane import DataPlane
 from serving.runtime.loading import load
-from serving.runtime.model import Model, Pulse
+from serving.runtime.model import Pulse
+from serving.runtime.response_cache import ResponseCache
 from serving.runtime.routing import Endpoint, Snapshot
 from serving.runtime.statistics import VariantStatistics
 from serving.settings import Settings
@@ -60,7 +66,18 @@ from serving.telemetry.accumulators import Sample
 log = logging.getLogger("serving.worker")
 
 _ASK_TIMEOUT_S = 5.0
+_CONTROL_TIMEOUT_S = 600.0
 _ON_ITS_WAY_S = 0.1
+
+_ANSWERED = {kind.__name__: kind for kind in (BadRequest, InternalError, Unavailable, Unsupported)}
+"""The errors that the supervisor answers with."""
+
+
+class Loaded(NamedTuple):
+    """A model in memory, and the wiring that it was loaded for."""
+
+    wiring: EndpointWiring
+    endpoint: Endpoint
 
 
 class Worker:
@@ -71,13 +88,16 @@ class Worker:
         self._settings: Settings = begin.settings
         self._plane = DataPlane()
         self._pulse = Pulse()
+        self._cache = ResponseCache(begin.settings.response_cache_bytes)
         faces = Faces(begin.settings.region, begin.settings.account_id)
         self._lane = LaneState(self._plane, faces, Guard(begin.hosts, begin.origins), begin.settings)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, asyncio.Future[bytes]] = {}
         self._last_call = 0
         self._done = asyncio.Event()
-        self._wiring: dict[str, EndpointWiring] = {}
+        self._served: dict[tuple[str, str], Loaded] = {}
+        self._prepared: dict[tuple[str, str], Loaded] = {}
+        self._statistics: dict[tuple[str, str], VariantStatistics] = {}
         self._wiring_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._state = ServerState()
@@ -126,8 +146,9 @@ class Worker:
         os._exit(0)
 
     def _handle(self, message: ToWorker) -> None:
-        if isinstance(message, Wire):
-            task = self._loop.create_task(self._wire(message))
+        if isinstance(message, Wire | Prepare):
+            work = self._wire(message) if isinstance(message, Wire) else self._prepare(message)
+            task = self._loop.create_task(work)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif isinstance(message, Collect):
@@ -137,43 +158,80 @@ class Worker:
         elif isinstance(message, Gathered):
             future = self._calls.pop(message.call, None)
             if future is not None and not future.done():
-                future.set_result(message.body)
+                if message.error:
+                    future.set_exception(_ANSWERED.get(message.error, InternalError)(message.message))
+                else:
+                    future.set_result(message.body)
         elif isinstance(message, Drain):
             self._begin_drain()
 
-    async def _wire(self, wire: Wire) -> None:
-        """Loads what is new, swaps the snapshot, closes what is gone."""
+    async def _prepare(self, prepare: Prepare) -> None:
+        """Loads what will be wired next, beside what is in force."""
+        failures: list[tuple[int, str]] = []
         async with self._wiring_lock:
-            old = self._plane.snapshot.endpoints
-            endpoints: dict[str, Endpoint] = {}
-            made: list[Endpoint] = []
-            lines: list[str] = []
+            for number, wiring in enumerate(prepare.endpoints):
+                try:
+                    if self._known(wiring) is None:
+                        self._drop(self._prepared.pop(_key(wiring), None))
+                        self._prepared[_key(wiring)] = Loaded(wiring, await self._load(wiring))
+                except Exception as error:
+                    failures.append((number, _reason(error, f"model {wiring.name} could not be loaded")))
+        self._channel.send(Prepared(prepare.call, tuple(failures)))
+
+    async def _wire(self, wire: Wire) -> None:
+        """Loads what is new and was not prepared, swaps the snapshot, closes what is gone."""
+        async with self._wiring_lock:
+            served: dict[tuple[str, str], Loaded] = {}
+            made: list[Loaded] = []
             try:
                 for wiring in wire.endpoints:
-                    if self._wiring.get(wiring.name) == wiring:
-                        endpoints[wiring.name] = old[wiring.name]
-                        continue
-                    endpoint = await self._load(wiring)
-                    made.append(endpoint)
-                    endpoints[wiring.name] = endpoint
-                    lines.append(describe(endpoint))
+                    found = self._known(wiring)
+                    if found is None:
+                        found = Loaded(wiring, await self._load(wiring))
+                        made.append(found)
+                    served[_key(wiring)] = found
             except Exception as error:
-                for endpoint in made:
-                    endpoint.model.close()
-                if not isinstance(error, ServingError):
-                    log.exception("a snapshot could not be put in force")
-                reason = str(error).encode("utf-8", "backslashreplace").decode() or type(error).__name__
-                self._channel.send(Wired(wire.version, reason, ()))
+                for loaded in made:
+                    self._drop(loaded)
+                self._channel.send(Wired(wire.version, _reason(error, "a snapshot could not be put in force"), ()))
                 return
+            before = (*self._served.values(), *self._prepared.values())
+            lines = [describe(loaded.endpoint) for key, loaded in served.items() if self._served.get(key) is not loaded]
+            endpoints = [self._counted(loaded.endpoint) for loaded in served.values()]
             self._plane.swap(Snapshot(wire.version, endpoints, wire.default, self._settings.account_id))
             self._lane.memo.clear()  # remembered heads hold routes through the old snapshot
-            self._wiring = {wiring.name: wiring for wiring in wire.endpoints}
-            for name, endpoint in old.items():
-                if endpoints.get(name) is not endpoint:
-                    endpoint.model.close()
+            self._served, self._prepared = served, {}
+            names = {(wiring.name, wiring.variant) for wiring in wire.endpoints}
+            self._statistics = {key: counted for key, counted in self._statistics.items() if key in names}
+            for loaded in before:
+                if served.get(_key(loaded.wiring)) is not loaded:
+                    self._drop(loaded)
             if not self._lane.draining:
                 self._begin_to_accept()
             self._channel.send(Wired(wire.version, "", tuple(lines)))
+
+    def _known(self, wiring: EndpointWiring) -> Loaded | None:
+        """What is loaded for exactly this wiring."""
+        for place in (self._served, self._prepared):
+            found = place.get(_key(wiring))
+            if found is not None and found.wiring == wiring:
+                return found
+        return None
+
+    def _counted(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint, counting on where the model that had its name and version before it stopped."""
+        before = self._served.get((endpoint.name, endpoint.model.version))
+        if before is not None:
+            endpoint.model.statistics = before.endpoint.model.statistics
+        return endpoint
+
+    def _drop(self, loaded: Loaded | None) -> None:
+        """Closes a model that no snapshot holds, once it has answered everybody, and gives its memory back."""
+        if loaded is not None:
+            loaded.endpoint.model.close(self._give_back)
+
+    def _give_back(self) -> None:
+        self._loop.run_in_executor(None, memory.give_back)
 
     def _begin_to_accept(self) -> None:
         if not self._accepting:
@@ -187,10 +245,12 @@ class Worker:
 
     async def _load(self, wiring: EndpointWiring) -> Endpoint:
         started = perf_counter()
-        container, costs = await asyncio.to_thread(load, wiring.container, Path(wiring.artifact), wiring.config)
-        model = Model(container, wiring.config, costs, self._pulse)
+        artifact = Path(wiring.artifact)
+        container, costs = await asyncio.to_thread(load, wiring.container, artifact, wiring.config, self._settings)
+        model = make_model(self._cache, container, wiring.config, costs, self._pulse)
         log.info("model %s version %s loaded in %.0f ms", model.name, model.version, (perf_counter() - started) * 1e3)
-        statistics = VariantStatistics(wiring.name, wiring.variant)
+        key = (wiring.name, wiring.variant)
+        statistics = self._statistics.setdefault(key, VariantStatistics(*key))
         return Endpoint(wiring.name, wiring.variant, model, InputPlan(container.spec, wiring.config.name), statistics)
 
     # ------------------------------------------------------------------ what callers ask of all workers
@@ -203,15 +263,20 @@ class Worker:
         """Implements `Admin`."""
         return await self._ask("models", name)
 
-    async def _ask(self, what: str, name: str | None) -> bytes:
+    async def repository(self, what: str, name: str | None, parameters: bytes) -> bytes:
+        """Implements `Admin`."""
+        # A load takes as long as it takes.
+        return await self._ask(what, name, parameters, timeout_s=_CONTROL_TIMEOUT_S)
+
+    async def _ask(self, what: str, name: str | None, body: bytes = b"", timeout_s: float = _ASK_TIMEOUT_S) -> bytes:
         if len(self._calls) >= 64:
             raise Overloaded("too many administrative calls at once; try again", retry_after_s=1)
         self._last_call += 1
         number = self._last_call
         future = self._calls[number] = self._loop.create_future()
-        self._channel.send(Ask(number, what, name))
+        self._channel.send(Ask(number, what, name, body))
         try:
-            return await asyncio.wait_for(future, _ASK_TIMEOUT_S)
+            return await asyncio.wait_for(future, timeout_s)
         except TimeoutError as error:
             raise Unavailable("the supervisor did not answer in time; try again", retry_after_s=1) from error
         finally:
@@ -225,19 +290,20 @@ class Worker:
             Sample("serving_unrouted_errors", "counter", (), self._plane.platform_errors),
             Sample("serving_http_requests", "counter", (), lane.requests),
         ]
-        for endpoint in self._plane.snapshot.endpoints.values():
-            samples.extend(endpoint.statistics.samples())
-            samples.extend(endpoint.model.statistics.samples())
-            queued = endpoint.model.batcher.queued
-            samples.append(Sample("serving_queue_requests", "gauge", (("model", endpoint.model.name),), queued))
+        for counted in self._statistics.values():
+            samples.extend(counted.samples())
+        for _, endpoint in self._served.values():
+            model = endpoint.model
+            samples.extend(model.samples())
+            labels = (("model", model.name), ("version", model.version))
+            samples.append(Sample("serving_queue_requests", "gauge", labels, model.batcher.queued))
         return samples
 
     def _models(self, name: str | None) -> bytes:
-        endpoints = self._plane.snapshot.endpoints
+        endpoints = [loaded.endpoint for loaded in self._served.values()]
         if name is None:
-            return msgspec.json.encode([_summary(endpoint) for endpoint in endpoints.values()])
-        endpoint = endpoints.get(name)
-        return msgspec.json.encode(endpoint.model.records() if endpoint else [])
+            return msgspec.json.encode([_summary(endpoint) for endpoint in endpoints])
+        return msgspec.json.encode([row for one in endpoints if one.name == name for row in one.model.records()])
 
     # ------------------------------------------------------------------ time and the end
 
@@ -277,6 +343,17 @@ class Worker:
         self._done.set()
 
 
+def _key(wiring: EndpointWiring) -> tuple[str, str]:
+    return wiring.name, wiring.config.version
+
+
+def _reason(error: Exception, what: str) -> str:
+    """Why something failed, as text that every encoding takes; the log has what is no `ServingError`."""
+    if not isinstance(error, ServingError):
+        log.error("%s", what, exc_info=error)
+    return encodable(str(error)) or type(error).__name__
+
+
 def _summary(endpoint: Endpoint) -> dict[str, Any]:
     model = endpoint.model
     return {
@@ -292,6 +369,7 @@ def _summary(endpoint: Endpoint) -> dict[str, Any]:
         "queued_rows": model.batcher.queued_rows,
         "predicted_wait_us": round(model.batcher.predicted_wait(perf_counter()) * 1e6, 1),
         "batches": {f"{reason} ({mode})": count for (reason, mode), count in model.statistics.reasons.items()},
+        "response_cache": model.cached(),
         "pid": os.getpid(),
     }
 
@@ -303,7 +381,8 @@ def describe(endpoint: Endpoint) -> str:
     outputs = ", ".join(f"{tensor.name} {tensor.datatype}{_shape(tensor.shape)}" for tensor in spec.outputs)
     policy = endpoint.model.batcher.policy
     batching = f"batches up to {policy.max_rows} rows" if spec.batched else f"not batched: {spec.why_not_batched}"
-    return f"{endpoint.name}: {inputs} -> {outputs}; {batching}"
+    version = "" if endpoint.model.version == ModelConfig().version else f" version {endpoint.model.version}"
+    return f"{endpoint.name}{version}: {inputs} -> {outputs}; {batching}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

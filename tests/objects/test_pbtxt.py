@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.contract import BatchingConfig, ModelConfig, OnnxConfig, TensorConfig
+from serving.contract import BatchingConfig, ModelConfig, OnnxConfig, TensorConfig, VersionPolicy
 from serving.errors import ConfigurationError
 from serving.objects import pbtxt
 
@@ -96,6 +96,22 @@ def test_dynamic_batching_with_nothing_in_it(tmp_path: Path) -> None:
     assert model.warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("", VersionPolicy()),
+        ("version_policy { all { } }", VersionPolicy(all=True)),
+        ("version_policy { latest { num_versions: 3 } }", VersionPolicy(latest=3)),
+        ("version_policy { latest { } }", VersionPolicy(latest=1)),
+        ("version_policy { specific { versions: [ 1, 4 ] } }", VersionPolicy(specific=(1, 4))),
+    ],
+)
+def test_version_policies(tmp_path: Path, text: str, policy: VersionPolicy) -> None:
+    model = read(tmp_path, text)
+    assert model.config.version_policy == policy
+    assert model.warnings == ()
+
+
 def test_gpu_instances_ask_for_the_cuda_provider(tmp_path: Path) -> None:
     model = read(tmp_path, "instance_group { kind: KIND_GPU gpus: [ 0 ] }")
     assert model.config.onnx.providers == ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -105,9 +121,7 @@ def test_gpu_instances_ask_for_the_cuda_provider(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
-        ("version_policy { all { } }", "version_policy has no effect: the highest version is served"),
         ('model_warmup { name: "w" batch_size: 1 }', "model_warmup has no effect"),
-        ("response_cache { enable: true }", "response_cache has no effect"),
         ('metric_tags { key: "a" value: "b" }', "metric_tags has no effect"),
         ("optimization { priority: PRIORITY_MAX }", "optimization.priority has no effect"),
         ("optimization { eager_batching: true }", "optimization.eager_batching has no effect"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -25,12 +26,13 @@ from serving.errors import (
     TooLarge,
     Unavailable,
 )
-from serving.frontends.http import open_inference, page
+from serving.frontends.http import model_repository, open_inference, page, streaming
 from serving.frontends.http.coding import COMPRESS_BYTES, Inflater, coding_fields, codings_of, compress
 from serving.frontends.http.faces import Faces
-from serving.frontends.http.head import face_of, hot_face, parse_head
+from serving.frontends.http.head import face_of, hot_face, name_of, parse_head, stream_head
 from serving.frontends.http.lane_state import LaneState, server_timing
 from serving.runtime.invocation import Face, Head, Invocation
+from serving.runtime.model import BULK_BYTES
 
 JSON = "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,6 +46,9 @@ class Admin(Protocol):
 
     async def models(self, name: str | None) -> bytes:
         """JSON: what is loaded, or the last batches of one model, over all workers."""
+
+    async def repository(self, what: str, name: str | None, parameters: bytes) -> bytes:
+        """What `serving.frontends.http.model_repository` asks for."""
 
 
 class Pending:
@@ -99,6 +104,9 @@ class HttpApp:
             self._route("/v2/models/{name}/versions/{version}", v2.model),
             self._route("/v2/models/{name}/ready", v2.model_ready),
             self._route("/v2/models/{name}/versions/{version}/ready", v2.model_ready),
+            self._route("/v2/repository/index", self._index, "POST"),
+            self._route("/v2/repository/models/{name}/load", self._load, "POST"),
+            self._route("/v2/repository/models/{name}/unload", self._unload, "POST"),
         ]
         app = Starlette(routes=routes, exception_handlers={Exception: self._unexpected})
         # A route would answer GET only, and know each method by name; the rest of all paths and methods is ours.
@@ -113,6 +121,12 @@ class HttpApp:
         face = face_of(path)
         name: str | None = None
         try:
+            beside = stream_head(path, request.scope["headers"])
+            if beside is not None:
+                name = beside.name
+                if request.method != "POST":
+                    raise MethodNotAllowed(f"{request.url.path} answers POST, not {request.method}")
+                return await self._stream(request, beside)
             hot = hot_face(path)
             if hot is None:
                 raise NotFound(f"there is no {request.method} {request.url.path} on this server")
@@ -120,6 +134,9 @@ class HttpApp:
             if request.method != "POST":
                 raise MethodNotAllowed(f"{request.url.path} answers POST, not {request.method}")
             head = parse_head(*hot, request.scope["headers"])
+            if head.face is Face.CONTAINER and self._plane.snapshot.default_streams:
+                head.streamed = True
+                return await self._stream(request, head)
             return await self._invoke(request, head)
         except ServingError as error:
             return self._error(face, error, name)
@@ -141,15 +158,42 @@ class HttpApp:
         if isinstance(outcome, ServingError):
             raise outcome
         invocation, fields, content = outcome
-        if head.face is Face.RUNTIME:
-            fields += b"x-amzn-requestid: %b\r\n" % lane.request_id()
-            fields += b"x-amzn-invoked-production-variant: %b\r\n" % invocation.route.variant.encode()
+        if head.streamed:
+            if len(content) > BULK_BYTES:
+                fields, content = await asyncio.to_thread(streaming.whole, head, fields, content)
+            else:
+                fields, content = streaming.whole(head, fields, content)
+        fields += self._runtime_fields(head, invocation.route.variant)
         if invocation.timings is not None:
             fields += server_timing(*invocation.timings)
-        if head.coding is not None and len(content) >= COMPRESS_BYTES:
+        if head.coding is not None and len(content) >= COMPRESS_BYTES and not head.streamed:
             fields += coding_fields(head.coding)
             content = await asyncio.to_thread(compress, head.coding, content)
         return _response(200, fields, content)
+
+    async def _stream(self, request: Request, head: Head) -> Response:
+        """An answer in parts, where the face and the model have them; else the whole answer, as the only part."""
+        if not head.streamed or not self._plane.snapshot.streams(head):
+            return await self._invoke(request, head)
+        if request.scope["http_version"] != "1.1":
+            raise BadRequest("an answer in parts needs HTTP/1.1, which has chunked bodies")
+        body = await self._read(request)
+        return streaming.Streamed(
+            self._lane,
+            head,
+            body,
+            partial(self._runtime_fields, head),
+            lambda error: self._error(head.face, error, head.name),
+        )
+
+    def _runtime_fields(self, head: Head, variant: str) -> bytes:
+        """The header lines that every answer of SageMaker's runtime has."""
+        if head.face is not Face.RUNTIME:
+            return b""
+        return b"x-amzn-requestid: %b\r\nx-amzn-invoked-production-variant: %b\r\n" % (
+            self._lane.request_id(),
+            variant.encode(),
+        )
 
     async def _wait(self, request: Request, pending: Pending) -> None:
         """Waits for the answer or for the caller to leave, whichever is first."""
@@ -206,7 +250,18 @@ class HttpApp:
     async def _page(self, request: Request) -> Response:
         return HTMLResponse(page.render(self._plane.snapshot, str(request.base_url).rstrip("/")))
 
-    def _route(self, path: str, handler: Callable[[Request], Awaitable[Response]]) -> Route:
+    async def _index(self, request: Request) -> Response:
+        return Response(await model_repository.index(self._admin, await self._read(request)), media_type=JSON)
+
+    async def _load(self, request: Request) -> Response:
+        name = _model_name(request)
+        return Response(await model_repository.load(self._admin, name, await self._read(request)), media_type=JSON)
+
+    async def _unload(self, request: Request) -> Response:
+        name = _model_name(request)
+        return Response(await model_repository.unload(self._admin, name, await self._read(request)), media_type=JSON)
+
+    def _route(self, path: str, handler: Callable[[Request], Awaitable[Response]], method: str = "GET") -> Route:
         async def endpoint(request: Request) -> Response:
             path: bytes = request.scope["raw_path"]
             face = face_of(path)
@@ -214,8 +269,8 @@ class HttpApp:
                 if b"%2f" in path.lower():
                     # Decoded it would be another path; no name that is served holds a slash.
                     raise NotFound(f"there is no {request.method} {path.decode()} on this server")
-                if request.method not in ("GET", "HEAD"):
-                    raise MethodNotAllowed(f"{request.url.path} answers GET, not {request.method}")
+                if request.method != method and (request.method, method) != ("HEAD", "GET"):
+                    raise MethodNotAllowed(f"{request.url.path} answers {method}, not {request.method}")
                 return await handler(request)
             except ServingError as error:
                 return self._error(face, error, None)
@@ -231,7 +286,9 @@ class HttpApp:
             fields += b"x-amzn-requestid: %b\r\n" % self._lane.request_id()
         if isinstance(error, TooLarge | Unavailable | BadRequest) and rendered.status in (408, 413, 503):
             fields += b"connection: close\r\n"
-        return _response(rendered.status, fields, rendered.body)
+        response = Response(rendered.body, rendered.status)
+        response.raw_headers = streaming.header_list(fields + rendered.length_field)
+        return response
 
     async def _unexpected(self, request: Request, error: Exception) -> Response:
         return self._error(
@@ -239,12 +296,14 @@ class HttpApp:
         )
 
 
+def _model_name(request: Request) -> str:
+    """The name in a path of the repository API. Raises `BadRequest` where no model could have it."""
+    return name_of(request.scope["raw_path"].split(b"/")[4], Face.OPEN_INFERENCE)
+
+
 def _response(status: int, fields: bytes, body: bytes) -> Response:
     response = Response(body, status)
-    raw: list[tuple[bytes, bytes]] = [
-        (name, value.strip()) for name, _, value in (line.partition(b":") for line in fields.split(b"\r\n") if line)
-    ]
-    response.raw_headers = [*raw, (b"content-length", str(len(body)).encode())]
+    response.raw_headers = [*streaming.header_list(fields), (b"content-length", str(len(body)).encode())]
     return response
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from serving.errors import ContainerFault, DeadlineExceeded, ServingError
+from serving.errors import ContainerFault, DeadlineExceeded, NoContent, ServingError
 from serving.runtime.invocation import Face
 
 STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -31,6 +31,11 @@ class Rendered:
         self.fields = fields
         self.body = body
 
+    @property
+    def length_field(self) -> bytes:
+        """The Content-Length line, which an answer without content must not have (RFC 9110, 8.6)."""
+        return b"" if self.status == 204 else b"content-length: %d\r\n" % len(self.body)
+
 
 class Faces:
     """Renders errors; knows the account and region that SageMaker's texts name."""
@@ -41,6 +46,8 @@ class Faces:
 
     def render(self, face: Face, error: ServingError, endpoint: str | None) -> Rendered:
         """The answer to an error on a face; `endpoint` is the name that was called, where there is one."""
+        if isinstance(error, NoContent):
+            return Rendered(error.http_status, b"", b"")
         fields = JSON_FIELD
         if error.retry_after_s is not None:
             # Whole seconds, at least 1 (RFC 9110, 10.2.3).

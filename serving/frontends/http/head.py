@@ -51,6 +51,15 @@ _LIMITS: Final = {
     b"x-amzn-sagemaker-inference-id": 64,
 }
 
+_BESIDE: Final = {
+    b"/invocations-response-stream": b"/invocations",
+    b"/generate": b"/infer",
+    b"/generate_stream": b"/infer",
+}
+"""Paths whose answers may come in parts, and the ones that they are beside."""
+
+_PART_HEADERS: Final = {b"x-amzn-sagemaker-accept": b"accept"}
+
 _UNBUILT: Final = {
     b"x-amzn-sagemaker-inference-component": "inference components are",
     b"x-amzn-sagemaker-session-id": "stateful sessions are",
@@ -74,6 +83,27 @@ def hot_face(path: bytes) -> tuple[Face, str | None, str | None] | None:
         if len(parts) == 3 and parts[0] and parts[1] == b"versions" and parts[2]:
             version = name_of(parts[2], Face.OPEN_INFERENCE)
             return Face.OPEN_INFERENCE, name_of(parts[0], Face.OPEN_INFERENCE), version
+    return None
+
+
+def stream_head(path: bytes, headers: Headers) -> Head | None:
+    """The head of a call of `invocations-response-stream`, `generate` or `generate_stream`; None for any other path.
+
+    Raises as `hot_face` and `parse_head` do.
+    """
+    for suffix, hot in _BESIDE.items():
+        if not path.endswith(suffix) or path == suffix:
+            continue
+        found = hot_face(path.removesuffix(suffix) + hot)
+        if found is None:
+            return None
+        if found[0] is Face.RUNTIME:
+            # Accept speaks of the framing here; what the parts are is in a header of its own.
+            headers = [(_PART_HEADERS.get(key, key), value) for key, value in headers if key != b"accept"]
+        head = parse_head(*found, headers)
+        head.generate = found[0] is Face.OPEN_INFERENCE
+        head.streamed = suffix != b"/generate"
+        return head
     return None
 
 

@@ -226,7 +226,7 @@ class Connection(HttpToolsProtocol):
         if plain:
             try:
                 hot = hot_face(path)
-                if hot is not None:
+                if hot is not None and not (hot[0] is Face.CONTAINER and self.lane.plane.snapshot.default_streams):
                     head = parse_head(*hot, self.headers)
                     head.length = length
                     head.keep_alive = parser.should_keep_alive()
@@ -454,7 +454,7 @@ class Connection(HttpToolsProtocol):
                     STATUS_LINES.get(rendered.status) or b"HTTP/1.1 %d Error\r\n" % rendered.status,
                     self.lane.date,
                     fields,
-                    b"content-length: %d\r\n\r\n" % len(rendered.body),
+                    rendered.length_field + b"\r\n",
                     b"" if head is self._bodiless else rendered.body,
                 )
             )

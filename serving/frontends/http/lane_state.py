@@ -84,7 +84,9 @@ class LaneState:
 
 
 def server_timing(queue_s: float, rows: int, compute_s: float) -> bytes:
-    """The Server-Timing header line (W3C Server Timing; durations in milliseconds)."""
+    """The Server-Timing header line (W3C Server Timing; durations in milliseconds). No rows: no batch ran for it."""
+    if not rows:
+        return b'server-timing: cache;desc="hit"\r\n'
     return b'server-timing: queue;dur=%.3f, batch;desc="%d rows", compute;dur=%.3f\r\n' % (
         queue_s * 1e3,
         rows,

@@ -19,7 +19,14 @@ from serving.runtime.invocation import Face, Head
 from serving.runtime.routing import Endpoint
 
 JSON = "application/json"
-EXTENSIONS = ["binary_tensor_data", "classification", "parameters", "schedule_policy"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+]
 
 
 class Metadata:
@@ -39,10 +46,12 @@ class Metadata:
     async def model(self, request: Request) -> Response:
         """`GET /v2/models/{name}[/versions/{version}]`: inputs, outputs, versions."""
         model = self._find(request).model
+        asked = request.path_params.get("version")
+        served = self._plane.snapshot.versions[model.name]
         return _json(
             {
                 "name": model.name,
-                "versions": [model.version],
+                "versions": [asked] if asked else list(reversed(served)),
                 "platform": model.spec.platform,
                 "inputs": [_tensor(spec) for spec in model.spec.inputs],
                 "outputs": [_tensor(spec) for spec in model.spec.outputs],
