@@ -10,14 +10,27 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from loadtests.bench import against, closed, mixed, poisson, startup, workers
+from loadtests.bench import (
+    against,
+    closed,
+    harness,
+    mixed,
+    plots,
+    poisson,
+    sidebyside,
+    startup,
+    streaming,
+    trees,
+    workers,
+)
 from loadtests.bench.cases import CASES, ENCODER_CONNECTIONS, FRAUD_CONNECTIONS
 from loadtests.bench.context import Context, say
 from loadtests.bench.limits import BATCHES
 from loadtests.bench.load import LoadFailed, require_wrk
 from loadtests.bench.models import ENCODER, FRAUD
 from loadtests.bench.protocols import WrongAnswer
-from loadtests.bench.report import Report, Row, describe_machine
+from loadtests.bench.report import Report, describe_machine
+from loadtests.bench.rows import Row
 from loadtests.bench.servers import CannotStart
 
 
@@ -33,7 +46,10 @@ def runs() -> dict[str, Callable[[Context], None]]:
         "mixed": mixed.run,
         "workers": workers.run,
         "startup": startup.run,
-        "peers": closed.peers,
+        "streaming": streaming.run,
+        "trees": trees.run,
+        "harness": harness.run,
+        "peers": sidebyside.run,
     }
 
 
@@ -57,6 +73,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="models and peers' environments")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the report as PNG files and an HTML page")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report as Markdown")
     return parser.parse_args(given)
 
@@ -101,10 +118,19 @@ def main() -> int:
     except KeyboardInterrupt:
         failed = interrupted = True
         say("interrupted: the report holds what was measured until now")
+    for file in (options.json, options.markdown):
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
     if options.json:
         options.json.write_text(report.json())
     if options.markdown:
         options.markdown.write_text(report.markdown())
+    if options.plots:
+        try:
+            plots.draw(report, options.plots)
+        except plots.CannotDraw as error:
+            say(f"no plots: {error}")
+            failed = True
     print(report.markdown())
     return 130 if interrupted else int(failed or bool(report.missed))
 

@@ -7,7 +7,7 @@ from loadtests.bench.compare import cpu_ratio, interleave, rate_ratio
 from loadtests.bench.context import Context
 from loadtests.bench.models import ENCODER, FRAUD
 from loadtests.bench.protocols import INVOCATIONS
-from loadtests.bench.report import row
+from loadtests.bench.rows import row
 
 LOADS = ((FRAUD, 1), (FRAUD, 16), (FRAUD, 64), (ENCODER, 16), (ENCODER, 64))
 

@@ -11,6 +11,9 @@ ENCODER_RUNS = 6
 POISSON_BATCH = 32
 """The batch size whose rate the arrivals are shares of."""
 POISSON_SHARES = (0.1, 0.5, 0.9)
+PEER_CONNECTIONS = {"fraud-mlp": ((1, 1), (16, 16), (64, 32)), "encoder": ((1, 1), (16, 16), (64, 32))}
+PEER_SHARES = (0.2, 0.5, 0.8)
+"""Open-loop rates as shares of what a system reached with the most connections."""
 
 CASES = {
     "fraud-mlp/c1": "fraud-mlp, one connection: JSON invocations, v2 JSON, v2 binary against the uvicorn floor",
@@ -22,7 +25,10 @@ CASES = {
     "mixed": "both models on one core; fraud-mlp beside a caller of 20 MB bodies",
     "workers": "--workers 2 over two cores against one worker",
     "startup": "start to ready, and resident memory when idle",
-    "peers": "other servers from PyPI on both models",
+    "streaming": "answers in parts, in the framing that boto3 reads",
+    "trees": "XGBoost, 500 trees of depth 6: a row of CSV beside fraud-mlp, 1,024 rows beside the library, loading",
+    "harness": "what wrk and the open-loop generator can do themselves, against a constant answer",
+    "peers": "other servers from PyPI on both models, closed and open loop",
 }
 
 
@@ -73,4 +79,9 @@ TARGETS = {
     "workers: fraud-mlp c128 CPU, two workers to one": at_most(1.1),
     "startup: start to ready after imports, s": at_most(1.0),
     "startup: idle worker RSS, MB": at_most(120.0),
+    "trees: CSV requests/s to fraud-mlp at c16": at_least(0.6),
+    "trees: rows/s of 1024 a request to inplace_predict": at_least(0.9),
+    "trees: first load, conversion included, s": at_most(3.0),
+    "streaming: parts/s on one core": at_least(20_000),
+    "streaming: first byte after the first part, p50 ms": at_most(0.5),
 }

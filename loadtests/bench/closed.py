@@ -1,19 +1,16 @@
-"""The closed-loop cases: fraud-mlp beside the floor, encoder beside the no-server limit, and the peers on both."""
+"""The closed-loop cases: fraud-mlp beside the floor, encoder beside the no-server limit."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from loadtests.bench import servers
-from loadtests.bench.cases import ENCODER_CONNECTIONS, ENCODER_RUNS, FRAUD_CONNECTIONS
-from loadtests.bench.compare import cpu_ratio, interleave, rate_ratio
+from loadtests.bench.cases import ENCODER_RUNS
+from loadtests.bench.compare import cpu_ratio, rate_ratio
 from loadtests.bench.context import Context
-from loadtests.bench.load import Load, LoadFailed, Target
-from loadtests.bench.models import ENCODER, FRAUD, BenchModel
-from loadtests.bench.peers.environments import PEERS, CannotInstall, Peer, environment
-from loadtests.bench.protocols import INVOCATIONS, WrongAnswer
-from loadtests.bench.report import Row, row
-from loadtests.bench.servers import OUR_PROTOCOLS, CannotStart, Server
+from loadtests.bench.load import Load, Target
+from loadtests.bench.models import ENCODER, FRAUD
+from loadtests.bench.protocols import INVOCATIONS
+from loadtests.bench.rows import FLOOR, row
+from loadtests.bench.servers import OUR_PROTOCOLS, Server
 from loadtests.bench.stats import mean, ratio
 
 WATCHED_BATCHES = (1, 16, 32)
@@ -29,7 +26,7 @@ def fraud(context: Context, connections: int) -> None:
             variants[protocol.name] = context.load(ours, ours.ask(protocol, FRAUD, sample), connections)
         loads = context.interleaved(FRAUD, WATCHED_BATCHES, variants)
     for name, several in loads.items():
-        system = "uvicorn bare ASGI" if name == "floor" else f"{servers.OURS} {name}"
+        system = FLOOR if name == "floor" else f"{servers.OURS} {name}"
         context.row(row(case, system, several, rate_ratio(several, loads["floor"])))
     ours_json, base = loads[INVOCATIONS.name], loads["floor"]
     context.figure(f"{case} invocations: requests/s to floor", rate_ratio(ours_json, base))
@@ -50,48 +47,6 @@ def encoder(context: Context, connections: int, batch: int) -> None:
     context.row(row(case, f"{servers.OURS} {INVOCATIONS.name}", loads, to_limit=middle))
     context.figure(f"{case}: rows/s to session.run at batch {batch}", middle, min(shares))
     context.figure(f"{case}: p99 ms", mean([load.p99_ms for load in loads]))
-
-
-def peers(context: Context) -> None:
-    """Every peer on every closed-loop case; one that cannot be installed or started is a row with the reason."""
-    for peer in PEERS:
-        try:
-            home = environment(peer, context.folder / "peers")
-        except CannotInstall as error:
-            context.report.absent[peer.name] = str(error)
-            context.row(Row("peers", peer.name, note=str(error)))
-            continue
-        for model in (FRAUD, ENCODER):
-            _peer(context, peer, home, model)
-
-
-def _peer(context: Context, peer: Peer, home: Path, model: BenchModel) -> None:
-    """One peer on one model: fraud-mlp interleaved with the floor, encoder against the limit around each run."""
-    system = f"{peer.name} {peer.protocol.name}"
-    try:
-        with (
-            servers.floor(str(context.server_core)) as floor,
-            peer.running(home, model, context.path(model), str(context.server_core)) as server,
-        ):
-            target = server.ask(peer.protocol, model, context.sample(model))
-            if model is FRAUD:
-                base = floor.ask(INVOCATIONS, model, context.sample(model), check=False)
-                for connections in FRAUD_CONNECTIONS:
-                    variants = {
-                        "floor": context.load(floor, base, connections),
-                        "peer": context.load(server, target, connections),
-                    }
-                    found = interleave(variants, context.rounds)
-                    to_floor = rate_ratio(found["peer"], found["floor"])
-                    context.row(row(f"{model.name}/c{connections}", system, found["peer"], to_floor))
-                return
-            for connections, batch in ENCODER_CONNECTIONS:
-                loads, shares = _shares(context, server, target, connections, batch, context.rounds)
-                middle = sorted(shares)[len(shares) // 2]
-                context.row(row(f"{model.name}/c{connections}", system, loads, to_limit=middle))
-    except (CannotStart, LoadFailed, WrongAnswer) as error:
-        context.report.absent[f"{peer.name} {model.name}"] = str(error)
-        context.row(Row(model.name, peer.name, note=str(error)))
 
 
 def _shares(

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 from loadtests.bench import limits, models, servers
 from loadtests.bench.compare import interleave
-from loadtests.bench.limits import Limits
+from loadtests.bench.limits import MAX_TRIES, Limits
 from loadtests.bench.load import Load, Target
 from loadtests.bench.models import BenchModel, Sample
-from loadtests.bench.report import Figure, Report, Row
+from loadtests.bench.report import Figure, Report
+from loadtests.bench.rows import Row
 from loadtests.bench.servers import Server
 from loadtests.bench.stats import Interval
 
@@ -33,6 +34,8 @@ class Context:
     report: Report
     server_core: int = 0
     load_core: int = 1
+    open_loop_rate: float = 0.0
+    """Requests per second up to which the open-loop generator is on time here; 0 while it was not measured."""
     _samples: dict[str, Sample] = field(default_factory=dict)
 
     def path(self, model: BenchModel) -> Path:
@@ -60,11 +63,11 @@ class Context:
         return lambda: server.load(target, connections, self.seconds, self.load_core)
 
     def between_limits(
-        self, model: BenchModel, batches: Sequence[int], run: Callable[[], Result]
+        self, model: BenchModel, batches: Sequence[int], run: Callable[[], Result], tries: int = MAX_TRIES
     ) -> tuple[Result, Limits]:
         """The result of `run` and the limit around it; repeated and counted when the limit moved meanwhile."""
-        tries = 1 if self.quick else limits.MAX_TRIES
-        result, steady = limits.between_limits(lambda: self.limits(model, batches), run, tries)
+        most = 1 if self.quick else tries
+        result, steady = limits.between_limits(lambda: self.limits(model, batches), run, most)
         self.report.runs += steady.tries
         self.report.repeated += steady.tries - 1
         self.report.unsteady += not steady.held

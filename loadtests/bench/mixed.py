@@ -12,7 +12,7 @@ from loadtests.bench.context import Context
 from loadtests.bench.load import Load, LoadFailed, Wrk
 from loadtests.bench.models import BULK, ENCODER, FRAUD
 from loadtests.bench.protocols import ENDPOINT, V2_BINARY, V2_JSON, Protocol
-from loadtests.bench.report import row
+from loadtests.bench.rows import row
 from loadtests.bench.servers import OURS, Server, post
 from loadtests.bench.stats import mean
 

@@ -103,8 +103,19 @@ def _v2_binary(model: BenchModel, rows: Array) -> Request:
     return Request(f"/v2/models/{model.name}/infer", headers, header + rows.tobytes())
 
 
-def _mosec(model: BenchModel, rows: Array) -> Request:
-    return Request("/inference", {"Content-Type": JSON}, _dump(_plain(rows[0])))
+def _bare(path: Callable[[BenchModel], str]) -> Callable[[BenchModel, Array], Request]:
+    def build(model: BenchModel, rows: Array) -> Request:
+        return Request(path(model), {"Content-Type": JSON}, _dump(_plain(rows[0])))
+
+    return build
+
+
+def _row(model: BenchModel, rows: Array) -> Request:
+    return Request("/predict", {"Content-Type": JSON}, _dump({"row": _plain(rows[0])}))
+
+
+def _rows(model: BenchModel, rows: Array) -> Request:
+    return Request("/predict", {"Content-Type": JSON}, _dump({"rows": _plain(rows)}))
 
 
 def _plain(rows: Array) -> list[object]:
@@ -122,4 +133,13 @@ INVOCATIONS = Protocol("invocations", _instances(lambda model: "/invocations"), 
 ENDPOINT = Protocol("endpoint", _instances(lambda model: f"/endpoints/{model.name}/invocations"), '"predictions"')
 V2_JSON = Protocol("v2-json", _v2_json, '"data"')
 V2_BINARY = Protocol("v2-binary", _v2_binary, None)
-MOSEC = Protocol("mosec-json", _mosec, "")
+V1_JSON = Protocol("v1-json", _instances(lambda model: f"/v1/models/{model.name}:predict"), '"predictions"')
+# One row in the form that each peer's own API takes most readily.
+MOSEC = Protocol("mosec-json", _bare(lambda model: "/inference"), "")
+PREDICTIONS = Protocol("predictions-json", _bare(lambda model: f"/predictions/{model.name}"), "")
+ROW = Protocol("row-json", _row, '"answer"')
+ROWS = Protocol("rows-json", _rows, "")
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (INVOCATIONS, ENDPOINT, V2_JSON, V2_BINARY, V1_JSON, MOSEC, PREDICTIONS, ROW, ROWS)
+}

@@ -13,62 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from loadtests.bench.cases import TARGETS, Target
-from loadtests.bench.load import Load
-from loadtests.bench.stats import Interval, percentile
+from loadtests.bench.rows import COLUMNS, Row
+from loadtests.bench.table import EXPLAINED, HEAD, side_by_side
 
 PACKAGES = ("uvicorn", "uvloop", "httptools", "onnxruntime", "numpy", "orjson", "msgspec", "starlette")
-COLUMNS = ("case", "system", "requests/s", "p50 ms", "p99 ms", "CPU us", "to floor", "to limit", "note")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One system in one case: the median of its runs. `note` says why a figure is missing."""
-
-    case: str
-    system: str
-    requests_per_s: float | None = None
-    p50_ms: float | None = None
-    p99_ms: float | None = None
-    cpu_us: float | None = None
-    to_floor: Interval | None = None
-    to_limit: float | None = None
-    note: str = ""
-
-    def cells(self) -> list[str]:
-        """The row as text, in the order of `COLUMNS`."""
-        numbers = [
-            _number(self.requests_per_s, ",.0f"),
-            _number(self.p50_ms, ".3f"),
-            _number(self.p99_ms, ".3f"),
-            _number(self.cpu_us, ".1f"),
-            "" if self.to_floor is None else str(self.to_floor),
-            _number(self.to_limit, ".3f"),
-        ]
-        # An error text may hold line breaks and bars; in a table it is one line, the end of which says most.
-        note = " ".join(self.note.split())[-300:].replace("|", "/")
-        return [self.case, self.system, *numbers, note]
-
-    def line(self) -> str:
-        """The row for the eye while the benchmark runs."""
-        named = zip(COLUMNS[2:], self.cells()[2:], strict=True)
-        return f"{self.case:24} {self.system:22} " + ", ".join(f"{name} {cell}" for name, cell in named if cell)
-
-
-def row(
-    case: str, system: str, loads: Sequence[Load], to_floor: Interval | None = None, to_limit: float | None = None
-) -> Row:
-    """The medians of several runs as a row."""
-    return Row(
-        case,
-        system,
-        percentile([load.requests_per_s for load in loads], 0.5),
-        percentile([load.p50_ms for load in loads], 0.5),
-        percentile([load.p99_ms for load in loads], 0.5),
-        percentile([load.cpu_us_per_request for load in loads], 0.5),
-        to_floor,
-        to_limit,
-    )
+FIGURE_COLUMNS = ("figure", "value", "interval", "target", "verdict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +44,12 @@ class Figure:
             return None
         return self.low >= self.target.bound if self.target.at_least else self.high <= self.target.bound
 
+    def cells(self) -> list[str]:
+        """The figure as text, in the order of `FIGURE_COLUMNS`."""
+        interval = "" if self.low == self.high else f"{self.low:.4g} .. {self.high:.4g}"
+        verdict = {True: "holds", False: "**missed**", None: ""}[self.holds]
+        return [self.name, f"{self.value:.4g}", interval, str(self.target or ""), verdict]
+
     def text(self) -> str:
         """Value, interval, target and verdict."""
         found = f"{self.value:.4g}" if self.low == self.high else f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
@@ -109,6 +67,7 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
     limits: dict[str, dict[int, float]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     runs: int = 0
     repeated: int = 0
     unsteady: int = 0
@@ -118,6 +77,15 @@ class Report:
         """The figures that did not reach their target."""
         return [figure for figure in self.figures if figure.holds is False]
 
+    def find(self, case: str, system: str) -> Row | None:
+        """The first line of a system in a case."""
+        return next((found for found in self.rows if (found.case, found.system) == (case, system)), None)
+
+    @classmethod
+    def read(cls, text: bytes) -> Report:
+        """The report that `json` wrote. Raises ValueError."""
+        return msgspec.json.decode(text, type=cls)
+
     def markdown(self) -> str:
         """The report as a Markdown section."""
         parts = ["## Benchmark", "", *(f"- {name}: {value}" for name, value in self.machine.items())]
@@ -125,17 +93,21 @@ class Report:
             f"- runs between two looks at the limit: {self.runs}; repeated because it moved by more than 5 %: "
             f"{self.repeated}; still unsteady at the end: {self.unsteady}"
         )
+        parts += [f"- {note}" for note in self.notes]
         parts += [f"- left out: {name}: {why}" for name, why in self.absent.items()]
         for model, rates in self.limits.items():
             parts += ["", f"No-server limit, `session.run` of {model}, one thread, rows/s:", ""]
             parts += _table([f"b{batch}" for batch in rates], [[f"{rate:,.0f}" for rate in rates.values()]])
+        lines = side_by_side(self.rows)
+        if lines:
+            parts += ["", f"Side by side; {EXPLAINED}:", ""]
+            parts += _table(HEAD, [line.cells() for line in lines])
         if self.rows:
             parts += ["", "Medians of all runs; ratio to the floor with its 95 % interval:", ""]
             parts += _table(COLUMNS, [found.cells() for found in self.rows])
         if self.figures:
             parts += ["", "Figures against their targets (decided by the worse end of the interval):", ""]
-            head = ("figure", "value", "interval", "target", "verdict")
-            parts += _table(head, [_verdict(item) for item in self.figures])
+            parts += _table(FIGURE_COLUMNS, [item.cells() for item in self.figures])
         return "\n".join(parts) + "\n"
 
     def json(self) -> str:
@@ -149,6 +121,7 @@ class Report:
             "rows": [dataclasses.asdict(found) for found in self.rows],
             "figures": figures,
             "absent": self.absent,
+            "notes": self.notes,
             "runs": self.runs,
             "repeated": self.repeated,
             "unsteady": self.unsteady,
@@ -181,16 +154,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _verdict(figure: Figure) -> list[str]:
-    interval = "" if figure.low == figure.high else f"{figure.low:.4g} .. {figure.high:.4g}"
-    verdict = {True: "holds", False: "**missed**", None: ""}[figure.holds]
-    return [figure.name, f"{figure.value:.4g}", interval, str(figure.target or ""), verdict]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:

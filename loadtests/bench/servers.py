@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import http.client
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -36,6 +37,8 @@ class Launch:
     command: Sequence[str]
     ready_path: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    register_path: str = ""
+    """Where a POST without a body loads the model, for a server that is ready without one."""
 
 
 @dataclass(eq=False)
@@ -124,6 +127,8 @@ def running(name: str, launch: Launch, port: int, cores: str = "0") -> Iterator[
             )
         try:
             await_ready(name, process, port, launch.ready_path, log)
+            if launch.register_path:
+                _register(name, port, launch.register_path, log)
             yield Server(name, port, process, cores, log, time.perf_counter() - began)
         finally:
             stop(process)
@@ -144,20 +149,67 @@ def await_ready(name: str, process: subprocess.Popen[bytes], port: int, path: st
     raise CannotStart(f"{name} was not ready within {READY_LIMIT_S:g} s: {_tail(log)}")
 
 
+def _register(name: str, port: int, path: str, log: Path) -> None:
+    """Has the server load its model. Raises `CannotStart`."""
+    try:
+        status, body = post(port, path, {}, b"", READY_LIMIT_S)
+    except (OSError, http.client.HTTPException) as error:
+        raise CannotStart(f"{name} did not answer {path} ({error}): {_tail(log)}") from error
+    if status != 200:
+        raise CannotStart(f"{name} answered {status} to {path}: {body[:300]!r}")
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Asks the group to end, then makes it: nothing of the session stays."""
+    """Asks the group to end, then makes it, and with it the descendants that had left it for a session of their own."""
     group = process.pid
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_LIMIT_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+    with contextlib.ExitStack() as held:
+        # Held by descriptor: by the time of the kill, a number may be another process's.
+        family = [held.enter_context(_held(member.pid)) for member in proc.tree(group)]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_LIMIT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        for descriptor in family:
+            if descriptor is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                # Readable once the process has ended.
+                select.select([descriptor], [], [], STOP_LIMIT_S)
     process.wait()
+
+
+@contextlib.contextmanager
+def _held(pid: int) -> Iterator[int | None]:
+    """A descriptor of the process, so that it stays the one that is meant; None when it is gone already."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _tail(log: Path) -> str:
     return log.read_bytes()[-1500:].decode(errors="replace").strip() or "it printed nothing"
+
+
+@contextlib.contextmanager
+def constant(cores: str = "0") -> Iterator[Server]:
+    """The constant answer without any HTTP framework, for measuring the load generators themselves."""
+    port = free_port()
+    launch = Launch([sys.executable, "-m", "loadtests.bench.apps.constant", str(port)], "/", _our_modules())
+    with running("constant", launch, port, cores) as server:
+        yield server
+
+
+def _our_modules() -> dict[str, str]:
+    """Lets a program in a folder of its own import this package."""
+    return {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 # What this server speaks.
@@ -194,5 +246,5 @@ def floor(cores: str = "0") -> Iterator[Server]:
     command = [sys.executable, "-m", "uvicorn", "loadtests.bench.apps.floor:app", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--loop", "uvloop", "--http", "httptools", "--lifespan", "off"]
     command += ["--no-access-log", "--log-level", "warning"]
-    with running("floor", Launch(command, "/", {"PYTHONPATH": str(Path.cwd())}), port, cores) as server:
+    with running("floor", Launch(command, "/", _our_modules()), port, cores) as server:
         yield server

@@ -9,7 +9,7 @@ from loadtests.bench.compare import cpu_ratio, interleave, rate_ratio
 from loadtests.bench.context import Context
 from loadtests.bench.models import ENCODER, FRAUD, BenchModel
 from loadtests.bench.protocols import INVOCATIONS
-from loadtests.bench.report import row
+from loadtests.bench.rows import row
 from loadtests.bench.servers import OURS
 
 CONNECTIONS = 128

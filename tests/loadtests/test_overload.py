@@ -22,16 +22,24 @@ def watch() -> overload.Watch:
     return found
 
 
-def outcomes(refusal_s: float = 0.001) -> Outcomes:
-    """100 requests over 10 s: every tenth refused, the rest answered after half a second."""
+METRICS = """\
+serving_refusal_seconds_bucket{endpoint_name="encoder",le="0.002",variant_name="AllTraffic"} 80.0
+serving_refusal_seconds_bucket{endpoint_name="encoder",le="0.005",variant_name="AllTraffic"} 99.0
+serving_refusal_seconds_bucket{endpoint_name="encoder",le="0.007",variant_name="AllTraffic"} 100.0
+serving_refusal_seconds_bucket{endpoint_name="encoder",le="+Inf",variant_name="AllTraffic"} 100.0
+"""
+
+
+def outcomes() -> Outcomes:
+    """100 requests over 10 s: every tenth refused at once, the rest answered after half a second."""
     scheduled = np.arange(100) / 10
     status = np.where(np.arange(100) % 10 == 0, 429, 200)
-    finished = scheduled + np.where(status == 429, refusal_s, 0.5)
+    finished = scheduled + np.where(status == 429, 0.001, 0.5)
     return Outcomes(scheduled, scheduled.copy(), finished, status, np.zeros(100, bool))
 
 
-def broken(found: Outcomes, watch: overload.Watch) -> list[str]:
-    return [verdict.promise for verdict in overload.judge(found, watch, True, True) if not verdict.kept]
+def broken(found: Outcomes, watch: overload.Watch, metrics: str = METRICS) -> list[str]:
+    return [verdict.promise for verdict in overload.judge(found, watch, True, metrics) if not verdict.kept]
 
 
 def test_a_good_run(watch: overload.Watch) -> None:
@@ -39,7 +47,15 @@ def test_a_good_run(watch: overload.Watch) -> None:
 
 
 def test_slow_refusals(watch: overload.Watch) -> None:
-    assert broken(outcomes(refusal_s=0.006), watch) == ["refusals within 5 ms (p99)"]
+    slow = METRICS.replace(" 99.0", " 98.0")
+    assert broken(outcomes(), watch, slow) == ["refusals within 5 ms (last byte read to answer written, p99)"]
+
+
+def test_refusals_that_nobody_counted(watch: overload.Watch) -> None:
+    assert broken(outcomes(), watch, "other_metric 1.0\n") == [
+        "refusals within 5 ms (last byte read to answer written, p99)"
+    ]
+    assert overload.refusal_ms(METRICS, 0.5) == 2.0
 
 
 def test_a_wrong_answer(watch: overload.Watch) -> None:

@@ -1,7 +1,7 @@
 """What counts as growth in the soak."""
 
 from loadtests.bench.proc import Usage
-from loadtests.soak import grown
+from loadtests.soak.verdict import grown
 
 
 def series(rss: int = 0, threads: int = 0, descriptors: int = 0) -> list[Usage]:

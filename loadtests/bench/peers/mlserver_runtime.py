@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
-import onnxruntime
 from mlserver import MLModel  # type: ignore[import-not-found,unused-ignore]
 from mlserver.codecs import NumpyCodec  # type: ignore[import-not-found,unused-ignore]
 from mlserver.types import (  # type: ignore[import-not-found,unused-ignore]
     InferenceRequest,
     InferenceResponse,
 )
+from onnx_model import OnnxModel  # type: ignore[import-not-found,unused-ignore]
 
 
-class OnnxModel(MLModel):  # type: ignore[misc,unused-ignore]
-    """A session with one thread; MLServer's adaptive batching merges the requests."""
+class Runtime(MLModel):  # type: ignore[misc,unused-ignore]
+    """MLServer's adaptive batching merges the requests."""
 
     async def load(self) -> bool:
         """Loads `parameters.uri`."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(self.settings.parameters.uri, options)
-        source = self.session.get_inputs()[0]
-        self.input_name = source.name
-        self.output_name = self.session.get_outputs()[0].name
-        self.dtype = np.int64 if source.type == "tensor(int64)" else np.float32
+        self.model = OnnxModel(self.settings.parameters.uri)
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Runs the one input of the request."""
-        rows = NumpyCodec.decode_input(payload.inputs[0]).astype(self.dtype, copy=False)
-        answer = self.session.run([self.output_name], {self.input_name: rows})[0]
-        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output(self.output_name, answer)])
+        answer = self.model.run(NumpyCodec.decode_input(payload.inputs[0]))
+        output = NumpyCodec.encode_output(self.model.output_name, answer)
+        return InferenceResponse(model_name=self.name, outputs=[output])

@@ -1,12 +1,9 @@
 """The command line and the wiring of cases."""
 
-import re
-
 import pytest
 
 from loadtests.bench.__main__ import arguments, chosen, runs
 from loadtests.bench.cases import CASES
-from loadtests.bench.peers.environments import PEERS
 
 
 def test_every_case_can_be_run() -> None:
@@ -23,10 +20,3 @@ def test_choosing_cases() -> None:
 def test_flags() -> None:
     options = arguments(["--only", "mixed", "workers", "--quick", "--no-peers", "--repeat", "4"])
     assert (options.only, options.quick, options.peers, options.repeat) == (["mixed", "workers"], True, False, 4)
-
-
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
-def test_peers_are_pinned(peer) -> None:  # type: ignore[no-untyped-def]
-    lines = peer.requirements.read_text().splitlines()
-    assert re.fullmatch(rf"{peer.name}==[\d.]+", lines[0])
-    assert all(re.fullmatch(r"[a-z]+(==|<)[\d.]+", line) for line in lines)

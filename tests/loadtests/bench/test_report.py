@@ -6,7 +6,8 @@ import pytest
 
 from loadtests.bench.cases import TARGETS
 from loadtests.bench.load import Load
-from loadtests.bench.report import Figure, Report, Row, row
+from loadtests.bench.report import Figure, Report
+from loadtests.bench.rows import Row, row
 from loadtests.bench.stats import Interval
 
 RATE = "fraud-mlp/c16 invocations: requests/s to floor"
