@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
     `shape` holds -1 where a dimension varies; for a batched model the first one is the batch dimension, -1.
     `features` names the columns of a [N, k] input, so that records by name can be read; `labels` names an output's.
+    `sample_rate`: the input is sound, FP32[samples] from -1 to 1 with that many a second, and may come as a WAV file.
     """
 
     name: str
@@ -25,6 +26,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
     features: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    sample_rate: int = 0
 
 
 class Conventions(msgspec.Struct, frozen=True):
@@ -33,7 +35,8 @@ class Conventions(msgspec.Struct, frozen=True):
     `content_type`: what a body without Content-Type is ("" = application/json). `accept`: the media type of an answer
     where Accept leaves the choice ("" = application/json). `predictions`: JSON answers are
     `{"predictions": [{OUTPUT: value, ...}, ...]}`, one object a row with a key for each output, and JSON lines one such
-    object a line. `one_line`: a CSV answer holds all rows on one line, parted by commas. `missing`: empty CSV fields,
+    object a line. `one_line`: a CSV answer holds all rows on one line, parted by commas. `ended_lines`: where it holds a
+    row a line, each is ended, the last one too, and a row that is one list is not in quotes. `missing`: empty CSV fields,
     and what a libsvm row leaves out, are NaN; other inputs refuse them. `empty_is_no_content`: an empty body is
     answered with 204. `unreadable_is_failure`: the model's refusal of its input is a 400 that begins
     `Unable to evaluate payload provided`.
@@ -43,6 +46,7 @@ class Conventions(msgspec.Struct, frozen=True):
     accept: str = ""
     predictions: bool = False
     one_line: bool = False
+    ended_lines: bool = False
     missing: bool = False
     empty_is_no_content: bool = False
     unreadable_is_failure: bool = False
@@ -52,7 +56,9 @@ class ModelSpec(msgspec.Struct, frozen=True):
     """What a loaded model takes and gives.
 
     `batched`: the first dimension of every input and output counts rows, rows are independent, and the runtime may
-    merge callers' rows into one `execute`. `why_not_batched` says in a sentence why it may not.
+    merge callers' rows into one `execute`. `why_not_batched` says in a sentence why it may not. `piece_rows`: fewer rows
+    than these in a run cost much more a row, so that a request larger than a batch runs in pieces not smaller than them.
+    `streams`: the container is a `StreamingContainer`.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -60,7 +66,9 @@ class ModelSpec(msgspec.Struct, frozen=True):
     platform: str
     batched: bool
     why_not_batched: str = ""
+    piece_rows: int = 0
     conventions: Conventions = Conventions()
+    streams: bool = False
 
 
 class Container(Protocol):
@@ -81,6 +89,19 @@ class Container(Protocol):
         """Frees what the model holds; nothing runs any more."""
 
 
+class StreamingContainer(Container, Protocol):
+    """A container that can also answer in parts; it says so with `spec.streams`."""
+
+    def stream(self, inputs: Sequence[Array]) -> Generator[Sequence[Array], None, None]:
+        """One caller's answer, part by part.
+
+        `inputs` are those of one request, as for `execute`; each part holds every output, in the order of
+        `spec.outputs`. `execute` gives all of it at once. The generator runs in turns on slot threads (as many at once
+        as there are slots, beside as many runs of `execute`), never in two at once, and stands still while its caller
+        does not read. It is closed where it stands when its caller has left. Raises `ServingError`s.
+        """
+
+
 class ContainerKind(Protocol):
     """How a kind of model is recognised and loaded: what the entry-point group `serving.containers` names."""
 
@@ -96,6 +117,7 @@ class ContainerKind(Protocol):
 
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
+Threads = Annotated[int, Meta(ge=1, le=1024)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
@@ -120,14 +142,76 @@ class BatchingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inline_below_us: NonNegative = 50
 
 
-class OnnxConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How ONNX Runtime runs a model: threads inside one execution, providers tried by making a session, session options."""
+class StreamingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model's answers in parts are bounded.
 
-    intra_op_threads: Positive = 1
+    `timeout_s`: a whole stream, as long as SageMaker allows where nothing is said (its first part has the time of any
+    answer); `max_streams`: open at once, others are refused.
+    """
+
+    timeout_s: Seconds = 480.0
+    max_streams: Positive = 256
+
+
+class RecurrentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a graph that keeps state runs over a sequence: `chunk` elements of `input` a step, state carried between.
+
+    `context`: elements of the step before that are put in front of each chunk. `state`: the graph's inputs that carry
+    it (zeros at first), each with the output that renews it. `constants`: what other inputs are in each step.
+    `sample_rate`: the sequence is sound, with that many elements a second.
+    """
+
+    input: str
+    chunk: Positive
+    context: NonNegative = 0
+    state: Mapping[str, str] = {}
+    constants: Mapping[str, float] = {}
+    sample_rate: NonNegative = 0
+
+
+class OnnxConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How ONNX Runtime runs a model: threads inside one execution, providers tried by making a session, session options.
+
+    `recurrent`: the graph is run step by step over a sequence, and its answer can be streamed.
+    """
+
+    intra_op_threads: Threads = 1
     execution_mode: str = "sequential"
     graph_optimization_level: str = "all"
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     session_options: Mapping[str, str] = {}
+    recurrent: RecurrentConfig | None = None
+
+
+class TreesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a tree ensemble runs: `engine` "onnx" (quick for few rows), "native" (the library that grew the trees, quick for
+    many) or "auto" (either, by the number of rows of each batch).
+    """
+
+    engine: str = "auto"
+
+
+class SklearnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which method of a scikit-learn estimator answers.
+
+    `engine`: `sklearn` calls the estimator itself; `onnx` converts it at load, which is an error where the conversion
+    does not answer the same.
+    """
+
+    method: Literal[
+        "predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform"
+    ] = "predict"
+    engine: Literal["sklearn", "onnx"] = "sklearn"
+
+
+class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file may do here, in the word of the server's operator alone: no model's own settings can say it.
+
+    `allow_pickle`: pickles are loaded, which runs their code. `types`: further types that a skops file may hold.
+    """
+
+    allow_pickle: bool = False
+    types: tuple[str, ...] = ()
 
 
 class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,20 +228,43 @@ class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: tuple[str, ...] = ()
 
 
+class VersionPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which of a model's version directories are served: the `latest` so many, those that are `specific`, or `all`.
+
+    Only one of the three may be said; none of them means the latest one.
+    """
+
+    latest: Positive | None = None
+    specific: tuple[Positive, ...] = ()
+    all: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.latest is not None) + bool(self.specific) + self.all > 1:
+            raise ValueError("version_policy says more than one of latest, specific and all; say one")
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the operator can say of one model, from `model.yaml`, Triton's `config.pbtxt`, or nothing.
 
     `slots` is the number of parallel executions (Triton's instance count). `environment` holds the variables that
-    SageMaker's containers read (`SAGEMAKER_...`); a container honours those that it knows.
+    SageMaker's containers read (`SAGEMAKER_...`); a container honours those that it knows. `trust` is set by the server
+    when it loads the model, whatever the settings say. `response_cache`: answers are kept, and the same input is
+    answered from there, within the server's `response_cache_bytes`.
     """
 
     name: str = ""
     container: str = ""
     version: str = "1"
+    version_policy: VersionPolicy = VersionPolicy()
     inputs: tuple[TensorConfig, ...] = ()
     outputs: tuple[TensorConfig, ...] = ()
     batching: BatchingConfig = BatchingConfig()
+    streaming: StreamingConfig = StreamingConfig()
     onnx: OnnxConfig = OnnxConfig()
-    slots: Positive = 1
+    trees: TreesConfig = TreesConfig()
+    sklearn: SklearnConfig = SklearnConfig()
+    slots: Threads = 1
     warmup: bool = True
+    response_cache: bool = False
     environment: Mapping[str, str] = {}
+    trust: Trust = Trust()

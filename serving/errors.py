@@ -21,6 +21,11 @@ INTERNAL = 13
 UNAVAILABLE = 14
 
 
+def encodable(text: str) -> str:
+    """The text with what is no character (bytes of a file's name that are not UTF-8) as escapes: all encodings take it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class ServingError(Exception):
     """The request failed."""
 
@@ -31,7 +36,7 @@ class ServingError(Exception):
     sagemaker_status: ClassVar[int] = 500
 
     def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
-        self.message = message or (type(self).__doc__ or "").strip()
+        self.message = encodable(message or (type(self).__doc__ or "").strip())
         self.retry_after_s = retry_after_s
         super().__init__(self.message)
 
@@ -46,6 +51,15 @@ class ContainerFault(ServingError):
     grpc_code = INVALID_ARGUMENT
     sagemaker_code = None
     sagemaker_status = 424
+
+
+class NoContent(ServingError):
+    """The body is empty, and so is the answer."""
+
+    # No fault: what SageMaker's XGBoost container answers to nothing.
+    http_status = 204
+    sagemaker_code = None
+    sagemaker_status = 204
 
 
 class MalformedBody(ContainerFault):

@@ -29,6 +29,7 @@ Bytes = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 LogFormat = Literal["human", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+ModelControlMode = Literal["none", "poll", "explicit"]
 Region = Annotated[str, Meta(pattern=r"^[a-z]{2,}(-[a-z]+)+-[0-9]+$")]
 AccountId = Annotated[str, Meta(pattern=r"^[0-9]{12}$")]
 
@@ -37,8 +38,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The settings of one server.
 
     `models` are paths or NAME=PATH; `model_repositories` folders of models; `default_model` the one that
-    `/invocations` asks where several are served. `max_connections`, `max_in_flight_bytes` hold for each worker.
+    `/invocations` asks where several are served. `model_control_mode`: `none` loads all at start and never again, `poll`
+    follows the files every `repository_poll_s` seconds, `explicit` loads `load_model` (`*`: all) at start and then what
+    the repository API is told. `max_connections`, `max_in_flight_bytes` hold for each worker.
     `allow_unauthenticated` lets others than this machine call a server that checks no caller's identity.
+    `allow_pickle` lets models that are pickles run their code in the workers; `trusted_types` are types that skops files
+    may hold beside the usual ones. `response_cache_bytes`: what each worker may keep of answers, for models that ask
+    for it (`response_cache`); 0 keeps none.
     `allowed_hosts` are Host names beside the loopback ones, `allowed_origins` the web pages that may call.
     Port 0 takes a free one.
     """
@@ -50,6 +56,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     models: tuple[str, ...] = ()
     model_repositories: tuple[Path, ...] = ()
     default_model: str | None = None
+    model_control_mode: ModelControlMode = "none"
+    repository_poll_s: Seconds = 5.0
+    load_model: tuple[str, ...] = ()
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     log_format: LogFormat = "human"
     log_level: LogLevel = "info"
@@ -70,6 +79,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     allow_unauthenticated: bool = False
+    allow_pickle: bool = False
+    trusted_types: tuple[str, ...] = ()
+    response_cache_bytes: Annotated[int, Meta(ge=0)] = 0
     max_archive_bytes: Bytes = 10 * 1024 * MEBIBYTE
 
 
@@ -162,6 +174,13 @@ def _check(settings: Settings) -> None:
             "put it behind a proxy that does, or say that everybody may call with --allow-unauthenticated; "
             "--host 127.0.0.1 serves this machine only"
         )
+    if settings.load_model and settings.model_control_mode != "explicit":
+        raise ConfigurationError(
+            f"load_model is set, but model_control_mode is {settings.model_control_mode}, in which all models are loaded; "
+            "--model-control-mode explicit loads those that are named"
+        )
+    if "*" in settings.load_model and len(settings.load_model) > 1:
+        raise ConfigurationError("load_model is * and other names; * alone loads all models")
     if settings.max_in_flight_bytes < settings.max_body_bytes:
         raise ConfigurationError(
             f"max_in_flight_bytes is {settings.max_in_flight_bytes}, below max_body_bytes ({settings.max_body_bytes}), "

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 from hypothesis import settings
 
-from serving.samples import file_type, fraud
+from serving.errors import MissingExtra
+from serving.samples import file_type, fraud, speech
 from tests.support import server as support
 from tests.support.server import Server
 
@@ -29,10 +30,12 @@ class StartServer(Protocol):
 
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository with both samples in it, made once."""
+    """A model repository with the samples in it, made once; `speech` where its package is installed."""
     directory = tmp_path_factory.mktemp("samples")
     fraud.make(directory)
     file_type.make(directory)
+    with suppress(MissingExtra):
+        speech.make(directory)
     return directory
 
 

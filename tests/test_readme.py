@@ -24,20 +24,20 @@ def block(language: str, containing: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("command", "text", "rows"),
+    ("command", "text", "scores"),
     [
-        (["bash", "-c"], block("sh", "curl"), [[0.0013, 0.9987], [0.9951, 0.0049]]),
-        ([sys.executable, "-c"], block("python", "boto3"), [[0.0013, 0.9987]]),
+        (["bash", "-c"], block("sh", "curl"), [0.9994, 0.0006]),
+        ([sys.executable, "-c"], block("python", "boto3"), [0.9994]),
     ],
     ids=["curl", "boto3"],
 )
-def test_the_calls(sample_server: Server, command: list[str], text: str, rows: list[list[float]]) -> None:
+def test_the_calls(sample_server: Server, command: list[str], text: str, scores: list[float]) -> None:
     assert URL in text
     done = subprocess.run(
         [*command, text.replace(URL, sample_server.url)], capture_output=True, text=True, check=True, timeout=60
     )
     predictions = json.loads(done.stdout)["predictions"]
-    assert [pytest.approx(row, abs=1e-4) for row in rows] == predictions
+    assert [row["score"] for row in predictions] == pytest.approx(scores, abs=1e-4)
 
 
 def test_what_it_names_is_there() -> None:

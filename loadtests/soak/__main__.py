@@ -1,119 +1,47 @@
-"""`python -m loadtests.soak`: minutes of mixed traffic with bad clients and killed workers; what grows is a leak.
+"""`python -m loadtests.soak`: minutes of mixed traffic over all samples, with bad clients and killed workers.
 
-First half: all protocols over two models, beside clients that dribble or vanish; workers' memory, descriptors and
-threads must stay flat. Second half: the same while workers are killed at random; the supervisor must stay flat, the
-workers come back, and every answer is still its own request's. Exits 1 otherwise.
+First half: every content type over the samples, the benchmark's models and a model that answers with a checksum of each
+row, beside clients that dribble, vanish or read slowly; the memory, descriptors and threads of every process must stay
+flat. Second half: the same while workers are killed at random; the supervisor must stay flat and the workers come back.
+Every answer of both is compared with its own request. Exits 1 otherwise; `--markdown` writes the report.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import os
 import random
 import signal
-import socket
+import subprocess
 import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from loadtests.bench import servers
-from loadtests.bench.models import ENCODER, FRAUD, BenchModel, Sample, samples, write
+from loadtests.bench.models import ENCODER, FRAUD, samples, write
 from loadtests.bench.proc import Usage
-from loadtests.bench.protocols import ENDPOINT, V2_BINARY, V2_JSON, Protocol, WrongAnswer
+from loadtests.bench.report import describe_machine
 from loadtests.bench.servers import Server
+from loadtests.soak import checksum, questions, verdict
+from loadtests.soak.traffic import CALLERS, Traffic, Weighted
 
-CALLERS = 8
 INPUTS = 64
 WORKERS = 2
 KILL_EVERY_S = 5.0
-VANISH_EVERY_S = 0.02
 BACK_LIMIT_S = 20.0
-SLACK = {"rss_bytes": 16_000_000, "descriptors": 8, "threads": 2}
-GROWTH = {"rss_bytes": 1.10, "descriptors": 1.0, "threads": 1.0}
+SAMPLE_EVERY_S = 0.5
 
-Known = list[tuple[BenchModel, list[Sample]]]
+WEIGHTS = {"fraud": 10, "file-type": 1, "speech": 3, "speech-stream": 4}
 
 
-class Traffic:
-    """Callers and bad clients on one server; counts what they saw."""
-
-    def __init__(self, server: Server, known: Known, seed: int) -> None:
-        self.server = server
-        self.known = known
-        self.seed = seed
-        self.seen: Counter[str] = Counter()
-        self.examples: list[str] = []
-        self.stopped = threading.Event()
-        self._lock = threading.Lock()
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """All clients at work inside the block."""
-        threads = [threading.Thread(target=self._call, args=(number,)) for number in range(CALLERS)]
-        threads.append(threading.Thread(target=self._misbehave))
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self.stopped.set()
-            for thread in threads:
-                thread.join()
-
-    def _note(self, what: str, example: str = "") -> None:
-        with self._lock:
-            self.seen[what] += 1
-            if example and len(self.examples) < 5:
-                self.examples.append(example)
-
-    def _question(self, choose: random.Random) -> tuple[Protocol, BenchModel, Sample]:
-        model, several = choose.choice(self.known)
-        return choose.choice((ENDPOINT, V2_JSON, V2_BINARY)), model, choose.choice(several)
-
-    def _call(self, number: int) -> None:
-        choose = random.Random(self.seed + number)
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
-        while not self.stopped.is_set():
-            protocol, model, sample = self._question(choose)
-            request = protocol.request(model, sample)
-            try:
-                connection.request("POST", request.path, request.body, dict(request.headers))
-                answer = connection.getresponse()
-                body = answer.read()
-                if answer.status != 200:
-                    self._note(f"status {answer.status}", body[:300].decode(errors="replace"))
-                    continue
-                protocol.check(body, sample.answer)
-                self._note("right")
-            except WrongAnswer as error:
-                self._note("wrong", str(error))
-            except (OSError, http.client.HTTPException):
-                self._note("connection error")
-                connection.close()
-        connection.close()
-
-    def _misbehave(self) -> None:
-        """Clients that leave before the answer, in the middle of the body, or after a few bytes of the head."""
-        choose = random.Random(self.seed - 1)
-        lingering: list[socket.socket] = []
-        while not self.stopped.wait(VANISH_EVERY_S):
-            protocol, model, sample = self._question(choose)
-            wire = protocol.request(model, sample).wire("127.0.0.1")
-            with contextlib.suppress(OSError):
-                client = socket.create_connection(("127.0.0.1", self.server.port), timeout=5)
-                client.sendall(wire[: choose.choice((len(wire), len(wire) - 5, 20))])
-                lingering.append(client)
-                self._note("bad client")
-            # The slow ones stay for a while with their request half sent.
-            if len(lingering) > CALLERS:
-                lingering.pop(choose.randrange(len(lingering))).close()
-        for client in lingering:
-            client.close()
+def ask_what(server: Server, paths: dict[str, Path]) -> Weighted:
+    """Everything that is asked, with how often."""
+    sources = [(WEIGHTS[name], source) for name, source in questions.samples(server).items()]
+    sources += [(20, questions.checksums(checksum.INLINE)), (20, questions.checksums(checksum.SLOT))]
+    for weight, model in ((10, FRAUD), (5, ENCODER)):
+        sources.append((weight, questions.known(model, samples(model, paths[model.name], INPUTS))))
+    return sources
 
 
 def watch(server: Server, seconds: float, kills: random.Random | None) -> tuple[dict[int, list[Usage]], int]:
@@ -132,66 +60,71 @@ def watch(server: Server, seconds: float, kills: random.Random | None) -> tuple[
                 os.kill(kills.choice(workers), signal.SIGKILL)
                 killed += 1
             next_kill = now + KILL_EVERY_S
-        time.sleep(0.5)
+        time.sleep(SAMPLE_EVERY_S)
     return series, killed
 
 
-def grown(values: list[Usage]) -> list[str]:
-    """What of one process is larger at the end of its samples than a fifth into them, beyond the slack."""
-    if len(values) < 10:
-        return []
-    found = []
-    for name, slack in SLACK.items():
-        several = [getattr(value, name) for value in values]
-        settled = max(several[len(several) // 5 : len(several) // 2])
-        end = min(several[-len(several) // 5 :])
-        if end > settled * GROWTH[name] + slack:
-            found.append(f"process {values[0].pid}: {name} grew from {settled} to {end}")
+def alive(server: Server) -> int:
+    """Workers that live now; waits for those that were killed to be replaced."""
+    limit = time.monotonic() + BACK_LIMIT_S
+    while (found := len(server.usage()) - 1) < WORKERS and time.monotonic() < limit:
+        time.sleep(0.1)
     return found
 
 
-def faults(traffic: Traffic, kills: int) -> list[str]:
-    """What no client should have seen: at most one lost request per caller and kill, and the same refused."""
-    allowed = kills * CALLERS
-    found = [f"{count} x {what}" for what, count in traffic.seen.items() if what == "wrong"]
-    for what, count in traffic.seen.items():
-        if (what.startswith("status") or what == "connection error") and count > allowed:
-            found.append(f"{count} x {what}, at most {allowed} expected")
-    if not traffic.seen["right"]:
-        found.append("no right answer at all")
-    return found + (traffic.examples if found else [])
-
-
 def main() -> int:
-    """Runs both halves and prints what was wrong."""
+    """Runs both halves, prints what was wrong, and writes the report."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--executable", metavar="PATH", help="the `serving` command (default: our own)")
     parser.add_argument("--folder", type=Path, default=Path(".bench"))
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report as Markdown")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    executable = options.executable or str(Path(sys.executable).parent / "serving")
     paths = {model.name: write(model, options.folder / "models").resolve() for model in (FRAUD, ENCODER)}
-    known: Known = [(model, samples(model, paths[model.name], INPUTS)) for model in (FRAUD, ENCODER)]
+    for name in (checksum.INLINE, checksum.SLOT):
+        paths[name] = checksum.write(name, options.folder / "models").resolve()
+    made = options.folder / "samples"
+    subprocess.run([executable, "samples", str(made)], check=True, stdout=subprocess.DEVNULL)
+    models = [*paths.values(), *(path.resolve() for path in sorted(made.iterdir()) if not path.name.startswith("."))]
     problems: list[str] = []
-    with servers.ours(list(paths.values()), WORKERS, "0-1", options.executable) as server:
-        for half, kills in enumerate((None, random.Random(options.seed))):
-            traffic = Traffic(server, known, options.seed + 1000 * half)
+    lines = [f"- {label}: {text}" for label, text in describe_machine().items()]
+    lines.append(f"- {options.minutes:g} minutes, {WORKERS} workers, {CALLERS} callers, seed {options.seed}")
+    with servers.ours(models, WORKERS, "0-1", options.executable) as server:
+        sources = ask_what(server, paths)
+        for half, kills in enumerate((None, random.Random(options.seed)), 1):
+            traffic = Traffic(server, sources, options.seed + 1000 * half)
             with traffic.running():
                 series, killed = watch(server, options.minutes * 30, kills)
-            judged = series.values() if kills is None else [series[server.process.pid]]
-            problems += [problem for values in judged for problem in grown(values)] + faults(traffic, killed)
-            print(f"half {half + 1}: {dict(traffic.seen)}, {killed} workers killed", flush=True)
-        limit = time.monotonic() + BACK_LIMIT_S
-        while (alive := len(server.usage()) - 1) < WORKERS and time.monotonic() < limit:
-            time.sleep(0.1)
-        if alive < WORKERS:
-            problems.append(f"{alive} of {WORKERS} workers are alive {BACK_LIMIT_S:g} s after the last kill")
-        for model, several in known:
-            server.ask(ENDPOINT, model, several[0])
+            judged = series if kills is None else {server.process.pid: series[server.process.pid]}
+            bad = [problem for values in judged.values() for problem in verdict.grown(values)]
+            # A kill costs a caller at most the request that was in flight, and the next ones while a worker is missing.
+            bad += verdict.faults(traffic.seen, killed * CALLERS)
+            problems += bad + (traffic.examples if bad else [])
+            print(f"half {half}: {dict(traffic.seen)}, {killed} workers killed", flush=True)
+            lines += ["", f"Half {half}, {killed} workers killed:", ""]
+            lines += [f"- {what}: {count:,}" for what, count in sorted(traffic.seen.items())]
+            lines += [f"- right by kind: {', '.join(f'{kind} {n:,}' for kind, n in sorted(traffic.kinds.items()))}", ""]
+            lines += verdict.table(judged)
+        if (back := alive(server)) < WORKERS:
+            problems.append(f"{back} of {WORKERS} workers are alive {BACK_LIMIT_S:g} s after the last kill")
+        choose = random.Random(options.seed)
+        for _, source in sources:
+            question = source(choose)
+            status, body = servers.post(
+                server.port, question.request.path, question.request.headers, question.request.body
+            )
+            if status != 200 or not question.right(body):
+                problems.append(f"afterwards {question.kind} answered {status}: {body[:200]!r}")
+    ended = "failed" if problems else "passed: answers right, nothing grew"
+    lines += ["", f"The soak {ended}.", *(f"- {problem}" for problem in problems)]
+    if options.markdown:
+        options.markdown.write_text("\n".join(lines) + "\n")
     for problem in problems:
         print(f"BROKEN  {problem}")
-    print("soak failed" if problems else "soak passed: answers right, nothing grew")
+    print(f"soak {ended}")
     return 1 if problems else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +16,23 @@ from serving.errors import ServingError
 from serving.objects import repository
 from serving.objects.archive import Archives
 from serving.objects.repository import ModelSource
+from serving.settings import load as load_settings
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", help="The model's name, as in --model NAME=PATH.")
-def check(path: Path, name: str | None) -> None:
+@click.option("--response-cache-bytes", type=int, help="As in `serving up`.")
+@click.option("--allow-pickle", is_flag=True, default=None, help="As in `serving up`.")
+@click.option("--trusted-type", "trusted_types", multiple=True, metavar="TYPE", help="As in `serving up`.")
+@click.option("--config", metavar="FILE", help="The server's settings as YAML.")
+def check(path: Path, name: str | None, **flags: Any) -> None:
     """Loads the model at PATH as `serving up` does, and tells how it will be served, or why it cannot be.
 
-    PATH is a .onnx file, a directory of a model, a model.tar.gz, or a folder of such.
+    PATH is a .onnx file, a directory of a model, a model.tar.gz, or a folder of such. What the server's settings say of
+    models holds here too: flags, SERVING_* variables and --config.
     """
+    settings = load_settings(flags, os.environ)
     # What it loads with takes longer to import than the other commands take.
     from serving.runtime.loading import load
 
@@ -32,7 +40,7 @@ def check(path: Path, name: str | None) -> None:
         archives = Archives(Path(state))
         try:
             for source in _sources(path, name, archives):
-                container, _ = load(source.container, source.artifact, source.config)
+                container, _ = load(source.container, source.artifact, source.config, settings)
                 click.echo("\n".join(describe(source, container.spec)))
                 container.close()
         except (ServingError, OSError) as error:
@@ -42,7 +50,7 @@ def check(path: Path, name: str | None) -> None:
 def _sources(path: Path, name: str | None, archives: Archives) -> list[ModelSource]:
     if path.is_dir() and not repository.is_model(path) and (found := repository.find(path, archives)):
         return found
-    return [repository.resolve(path, name, archives)]
+    return list(repository.look(path, name, archives).served())
 
 
 def describe(source: ModelSource, spec: ModelSpec) -> Iterator[str]:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from serving.errors import ConfigurationError
 from serving.objects.archive import Archives, Limits
-from serving.objects.repository import collect
-from serving.processes.channel import EndpointWiring
+from serving.objects.catalogue import Catalogue, Entry
+from serving.objects.watch import Place
+from serving.processes.control import first
 from serving.processes.supervisor import Supervisor
 from serving.settings import Settings, load
 from serving.telemetry import logs
-
-log = logging.getLogger("serving.up")
-
-VARIANT = "AllTraffic"
 
 
 @click.command()
@@ -32,7 +28,21 @@ VARIANT = "AllTraffic"
 )
 @click.option("--model-repository", "model_repositories", multiple=True, metavar="DIR", help="A folder of models.")
 @click.option("--default-model", metavar="NAME", help="The model behind /invocations when several are served.")
+@click.option(
+    "--model-control-mode",
+    type=click.Choice(["none", "poll", "explicit"]),
+    help="What happens when models on disk change: nothing, they are followed, or as told.  [default: none]",
+)
+@click.option("--repository-poll-s", type=float, metavar="SECONDS", help="Time between two looks.  [default: 5]")
+@click.option("--load-model", "load_model", multiple=True, metavar="NAME", help="Load at start in explicit mode; * all.")
 @click.option("--workers", type=int, help="Data-plane processes.  [default: 1]")
+@click.option(
+    "--response-cache-bytes", type=int, help="Answers each worker keeps, for models that ask for it.  [default: 0]"
+)
+@click.option("--allow-pickle", is_flag=True, default=None, help="Load pickles, which run their author's code.")
+@click.option(
+    "--trusted-type", "trusted_types", multiple=True, metavar="TYPE", help="A type that skops files may hold."
+)
 @click.option("--tls-cert", metavar="FILE", help="Certificate chain (PEM).")
 @click.option("--tls-key", metavar="FILE", help="Private key (PEM).")
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="Another Host name to answer to.")
@@ -49,28 +59,14 @@ def up(**flags: Any) -> None:
     """Start the server and serve models until SIGTERM or Ctrl-C."""
     settings = load(flags, os.environ)
     logs.configure("supervisor", settings.log_format, settings.log_level)
-    wiring = wire(settings)
-    asyncio.run(_serve(settings, wiring))
-
-
-async def _serve(settings: Settings, wiring: list[EndpointWiring]) -> None:
-    default = settings.default_model or (wiring[0].name if len(wiring) == 1 else None)
-    await Supervisor(settings, wiring, default).run()
-
-
-def wire(settings: Settings) -> list[EndpointWiring]:
-    """What the settings ask to serve. Raises `ArtifactError` or `ConfigurationError`."""
     archives = Archives(settings.state_dir / "models", Limits(max_bytes=settings.max_archive_bytes))
-    sources = collect(settings.models, settings.model_repositories, archives)
-    for source in sources:
-        for warning in source.warnings:
-            log.warning("%s: %s", source.origin, warning)
-    names = [source.name for source in sources]
-    if settings.default_model is not None and settings.default_model not in names:
-        raise ConfigurationError(
-            f"--default-model {settings.default_model} is not among the models served: {', '.join(names) or 'none'}"
-        )
-    return [
-        EndpointWiring(source.name, VARIANT, source.container, str(source.artifact), source.config)
-        for source in sources
-    ]
+    watched = settings.model_control_mode != "none"
+    catalogue = Catalogue(settings.models, settings.model_repositories, archives, watched=watched)
+    entries = catalogue.read_all()
+    # What can be told before workers are started is told at once.
+    first(settings, catalogue, entries)
+    asyncio.run(_serve(settings, catalogue, entries))
+
+
+async def _serve(settings: Settings, catalogue: Catalogue, entries: Mapping[Place, Entry]) -> None:
+    await Supervisor(settings, catalogue, entries).run()

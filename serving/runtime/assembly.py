@@ -45,6 +45,16 @@ class Assembler:
             arrays.append(np.frombuffer(buffer, dtype).reshape(shape))
         return arrays
 
+    def alone(self, rows: int, columns: Sequence[Column], signature: Any) -> list[Array]:
+        """The inputs of one request by itself."""
+        arrays: list[Array] = []
+        for position, (dtype, fixed, is_bytes) in enumerate(self._inputs):
+            tail = fixed if signature is None else signature[position]
+            shape = (rows, *tail) if self.batched else tail
+            column: Any = columns[position]
+            arrays.append(_objects([column], shape) if is_bytes else np.frombuffer(column, dtype).reshape(shape))
+        return arrays
+
     def check(self, outputs: Sequence[Array], rows: int) -> None:
         """Refuses outputs that do not hold one row for each input row; they are never split by guess."""
         if not self.batched:

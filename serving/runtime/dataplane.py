@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 
-from serving.codecs.base import Buffer, Decoded
-from serving.errors import InternalError, ServingError
+from serving.codecs.base import Asked, Buffer, Decoded, Encode, Encoded
+from serving.contract import Array
+from serving.errors import InternalError, NotReady, ServingError
 from serving.runtime.invocation import Head, Invocation, Reply
 from serving.runtime.model import BULK_BYTES
 from serving.runtime.routing import Route, Snapshot
+from serving.runtime.streaming import PartStream
 
 log = logging.getLogger("serving.dataplane")
 
@@ -18,8 +23,9 @@ class DataPlane:
     """Holds the routing snapshot in force and sends requests through it. Lives on one event loop."""
 
     def __init__(self) -> None:
-        self.snapshot = Snapshot(0, {}, None)
+        self.snapshot = Snapshot(0, (), None)
         self.draining = False
+        self._refused: list[tuple[Route, float]] = []
         self.platform_errors = 0
         """Requests that failed before an endpoint was found for them."""
 
@@ -40,10 +46,45 @@ class DataPlane:
                 return
             self._enqueue(head, route, route.decode(body), reply, arrived)
         except ServingError as error:
-            self._refuse(head, route, reply, error)
+            self._refuse(head, route, reply, error if route is None else route.told(error, empty=not body), arrived)
         except Exception:
             log.exception("a request could not be taken")
-            self._refuse(head, route, reply, InternalError())
+            self._refuse(head, route, reply, InternalError(), arrived)
+
+    async def stream(self, head: Head, body: Buffer, frame: Callable[[bytes], bytes]) -> PartStream:
+        """Opens the stream of a request to a model whose container streams, and begins its first part.
+
+        `frame` is what becomes of each part's bytes; it runs on a slot thread. Raises, and counts, the `ServingError` to
+        answer with.
+        """
+        arrived = perf_counter()
+        route: Route | None = None
+        try:
+            route = self.snapshot.route(head)
+            if len(body) <= BULK_BYTES:
+                decoded = route.decode(body)
+            else:
+                decoded = await asyncio.to_thread(route.decode, body)
+                while route.snapshot is not self.snapshot:
+                    # Its model may have been replaced meanwhile, and closed.
+                    route = self.snapshot.route(head)
+                    decoded = await asyncio.to_thread(route.decode, body)
+            if route.model.streams is None:
+                raise NotReady(f"model '{route.model.name}' does not answer in parts any more")
+            asked = decoded[3]
+            timeout_s = route.timeout_s
+            if asked is not None and asked.timeout_us:
+                timeout_s = min(timeout_s, asked.timeout_us * 1e-6)
+            encode = partial(_encode_part, route.encode, asked, frame)
+            return route.model.streams.start(decoded, encode, route.statistics, arrived, timeout_s)
+        except ServingError as error:
+            self._count(route, error)
+            raise
+        except Exception as error:
+            log.exception("a stream could not be opened")
+            failure = InternalError()
+            self._count(route, failure)
+            raise failure from error
 
     def _enqueue(self, head: Head, route: Route, decoded: Decoded, reply: Reply, arrived: float) -> None:
         rows, columns, signature, asked = decoded
@@ -67,18 +108,46 @@ class DataPlane:
                     raise error
                 self._enqueue(head, route, decoded, reply, arrived)
             except ServingError as refusal:
-                self._refuse(head, route, reply, refusal)
+                self._refuse(head, route, reply, route.told(refusal), arrived)
             except Exception:
                 log.exception("a request could not be taken")
-                self._refuse(head, route, reply, InternalError())
+                self._refuse(head, route, reply, InternalError(), arrived)
 
         decode = route.decode
         route.model.on_thread(lambda: decode(body), then)
 
-    def _refuse(self, head: Head, route: Route | None, reply: Reply, error: ServingError) -> None:
+    def _refuse(self, head: Head, route: Route | None, reply: Reply, error: ServingError, arrived: float) -> None:
         reply.invocation = None
+        self._count(route, error)
+        reply.fail(head, error)
+        if route is not None:
+            if not self._refused:
+                asyncio.get_running_loop().call_soon(self._written)
+            self._refused.append((route, arrived))
+
+    def _written(self) -> None:
+        """Counts how long refusals took, in the turn of the loop after the one that wrote them."""
+        now = perf_counter()
+        for route, arrived in self._refused:
+            route.statistics.refusal.observe(now - arrived)
+        self._refused.clear()
+
+    def _count(self, route: Route | None, error: ServingError) -> None:
         if route is None:
             self.platform_errors += 1
         else:
             route.statistics.failed(error)
-        reply.fail(head, error)
+
+
+def _encode_part(
+    encode: Encode, asked: Asked | None, frame: Callable[[bytes], bytes], outputs: Sequence[Array]
+) -> Encoded:
+    """A part as its caller wants it; what goes wrong here is no fault of the model."""
+    try:
+        fields, body = encode(outputs, asked)
+        return fields, frame(body)
+    except ServingError:
+        raise
+    except Exception as error:
+        log.exception("a part could not be encoded")
+        raise InternalError from error

@@ -27,7 +27,8 @@ class Head:
     """What a request says before its body, in the words of every face.
 
     `name` is the endpoint or model, None for the container contract. `coding` is the content coding that its caller
-    takes for a large answer. `length` is the body's bytes. A head may be kept
+    takes for a large answer. `length` is the body's bytes. `streamed`: the answer may come in parts. `generate`: the body
+    is that of Triton's generate extension. A head may be kept
     and used for each later request that repeats it to the byte, so `route` remembers the last routing of it.
     """
 
@@ -37,6 +38,7 @@ class Head:
         "coding",
         "content_type",
         "face",
+        "generate",
         "inference_id",
         "json_length",
         "keep_alive",
@@ -44,6 +46,7 @@ class Head:
         "name",
         "priority",
         "route",
+        "streamed",
         "target_container",
         "target_model",
         "target_variant",
@@ -70,6 +73,8 @@ class Head:
         self.target_container: str | None = None
         self.length = 0
         self.keep_alive = True
+        self.streamed = False
+        self.generate = False
         self.route: Route | None = None
 
 
@@ -97,7 +102,10 @@ class Destination(Protocol):
 
     model: Model
     variant: str
-    encode: Encode
+
+    @property
+    def encode(self) -> Encode:
+        """How its answer is written."""
 
     def encoded(self, item: Invocation, outputs: Sequence[Array]) -> Encoded | None:
         """Its rows of the outputs, encoded; None where nothing is to be sent (now)."""

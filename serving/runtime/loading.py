@@ -8,13 +8,15 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from msgspec import structs
 
-from serving.contract import Array, Container, ModelConfig
+from serving.contract import Array, Container, ModelConfig, Trust
 from serving.datatypes import BYTES, NUMPY
 from serving.errors import ConfigurationError, ServingError
 from serving.objects.kinds import kind
 from serving.runtime.costs import Costs
 from serving.runtime.model import batch_policy
+from serving.settings import Settings
 
 log = logging.getLogger("serving.loading")
 
@@ -22,9 +24,15 @@ _WARMUP_S = 0.4
 _RUNS = 3
 
 
-def load(container: str, artifact: Path, config: ModelConfig) -> tuple[Container, Costs]:
+def load(container: str, artifact: Path, config: ModelConfig, settings: Settings) -> tuple[Container, Costs]:
     """A loaded, proved and warmed-up container with what its batches cost. Blocks; runs on a thread."""
-    loaded = kind(container).load(artifact, config)
+    if config.response_cache and not settings.response_cache_bytes:
+        raise ConfigurationError(
+            f"model '{config.name}' asks for response_cache, and this server keeps no answers; say how many bytes each "
+            "worker may keep with --response-cache-bytes, or take it out"
+        )
+    trust = Trust(allow_pickle=settings.allow_pickle, types=settings.trusted_types)
+    loaded = kind(container).load(artifact, structs.replace(config, trust=trust))
     costs = Costs()
     try:
         policy = batch_policy(loaded.spec, config)

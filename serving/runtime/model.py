@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from serving.codecs.base import Encoded
-from serving.contract import Array, Container, ModelConfig, ModelSpec
+from serving.contract import Array, Container, ModelConfig, ModelSpec, StreamingContainer
 from serving.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -33,6 +33,8 @@ from serving.runtime.invocation import Invocation
 from serving.runtime.oversize import Oversize
 from serving.runtime.slots import Slots
 from serving.runtime.statistics import ModelStatistics
+from serving.runtime.streaming import Streams
+from serving.telemetry.accumulators import Sample
 
 log = logging.getLogger("serving.model")
 
@@ -53,6 +55,7 @@ _PIECE_S = 1e-3
 class BatchRecord(msgspec.Struct, frozen=True):
     """Why and how one batch ran: what `GET /debug/models/{name}/batches` shows. Times in microseconds."""
 
+    version: str
     reason: str
     mode: str
     requests: int
@@ -113,7 +116,7 @@ class Model:
         self.version = config.version
         self.spec = container.spec
         self.config = config
-        self.statistics = ModelStatistics(config.name)
+        self.statistics = ModelStatistics(config.name, config.version)
         self._history: deque[tuple[float, str, str, int, int, int, float, float]] = deque(maxlen=_HISTORY)
         self._container = container
         self._execute = container.execute
@@ -137,6 +140,10 @@ class Model:
         self._closing: Callable[[], None] | None = None
         self._ended = False
         self._on_threads = 0
+        self.streams: Streams | None = None
+        if container.spec.streams:
+            streaming = cast("StreamingContainer", container)
+            self.streams = Streams(config.name, streaming, config.streaming, config.slots, self._hold, self._release)
         self.priority = config.batching.default_priority or (config.batching.priority_levels + 1) // 2
 
     # ------------------------------------------------------------------ what callers do
@@ -150,8 +157,8 @@ class Model:
 
     def enqueue(self, item: Invocation, admitted: bool = False) -> None:
         """Queues a request of at most a batch; `admitted`: it was let in before, and is not refused now."""
-        if self._closing is not None and not admitted:
-            raise NotReady(f"model '{self.name}' is being unloaded")
+        if self._ended and not admitted:
+            raise NotReady(f"model '{self.name}' was unloaded")
         if item.priority > self.batcher.policy.levels:
             raise InvalidInput(
                 f"priority {item.priority} is over the {self.batcher.policy.levels} levels of model '{self.name}'"
@@ -176,10 +183,14 @@ class Model:
             self._loop.call_soon(self._tick)
 
     def _piece_rows(self) -> int:
-        """Rows of one run of a large request: about a millisecond's worth, and never over what the operator set."""
+        """Rows of one run of a large request: about a millisecond's worth, or as many as the container asks for, and never
+        over what the operator set.
+        """
         rows = self.batcher.policy.max_rows
-        if self.config.batching.max_batch_size is None and self._costs.row_s:
-            rows = max(rows, int(_PIECE_S / self._costs.row_s))
+        if self.config.batching.max_batch_size is None:
+            rows = max(rows, self.spec.piece_rows)
+            if self._costs.row_s:
+                rows = max(rows, int(_PIECE_S / self._costs.row_s))
         return rows
 
     def _bound(self, item: Invocation, wait: float) -> str:
@@ -204,16 +215,28 @@ class Model:
         return asked or self.priority
 
     def close(self, done: Callable[[], None] | None = None) -> None:
-        """Ends the model once its queue and runs are empty, then calls `done`; new requests are refused."""
+        """Ends the model once its queue and runs are empty, then calls `done`.
+
+        What found its way here before (a body that is still decoded) is taken until then.
+        """
         self._closing = done or (lambda: None)
         if not self._busy and not self._on_threads:
             self._end()
+
+    def samples(self) -> list[Sample]:
+        """All metrics of the model, now."""
+        return list(self.statistics.samples())
+
+    def cached(self) -> dict[str, int] | None:
+        """What is kept of its answers, and how that went; None where nothing is."""
+        return None
 
     def records(self) -> list[BatchRecord]:
         """The last batches, newest first."""
         now = perf_counter()
         return [
             BatchRecord(
+                version=self.version,
                 reason=reason,
                 mode=mode,
                 requests=requests,
@@ -417,7 +440,7 @@ class Model:
         if self._bulk is None:
             self._bulk = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-bulk")
         loop = self._loop
-        self._on_threads += 1
+        self._hold()
 
         def run() -> None:
             try:
@@ -427,14 +450,21 @@ class Model:
             loop.call_soon_threadsafe(back, result, error)
 
         def back(result: Any, error: BaseException | None) -> None:
-            self._on_threads -= 1
             try:
                 then(result, error)
             finally:
-                if self._closing is not None and not self._busy and not self._on_threads:
-                    self._end()
+                self._release()
 
         self._bulk.submit(run)
+
+    def _hold(self) -> None:
+        """Something beside the batches needs the model until `_release`."""
+        self._on_threads += 1
+
+    def _release(self) -> None:
+        self._on_threads -= 1
+        if self._closing is not None and not self._busy and not self._on_threads:
+            self._end()
 
     def encode_on_thread(self, item: Invocation, outputs: Sequence[Array], formed: float, ended: float) -> None:
         """Encodes and sends an answer that would hold the loop up."""
@@ -507,6 +537,8 @@ class Model:
             self._slots.close()
         if self._bulk is not None:
             self._bulk.shutdown(wait=False)
+        if self.streams is not None:
+            self.streams.close()
         self._container.close()
         done, self._closing = self._closing, (lambda: None)
         if done is not None:

@@ -5,6 +5,7 @@ Each piece queues behind what came while the last one ran; the answer is put tog
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Oversize:
-    """One request in pieces of `piece_rows` rows. Stands in as the route of its pieces."""
+    """One request in pieces of about the same size, `most_rows` rows at most. Stands in as the route of its pieces."""
 
-    def __init__(self, model: Model, whole: Invocation, piece_rows: int) -> None:
+    def __init__(self, model: Model, whole: Invocation, most_rows: int) -> None:
         self.model = model
         self.variant = whole.route.variant
         self.encode: Encode = whole.route.encode
         self._whole = whole
-        self._piece_rows = piece_rows
+        self._piece_rows = math.ceil(whole.rows / math.ceil(whole.rows / most_rows))
         self._done_rows = 0
         self._outputs: list[Sequence[Array]] = []
         self._queue_s = 0.0

@@ -7,14 +7,23 @@ model, decoder, encoder, deadline), worked out once for each distinct head and k
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from serving.codecs import registry
+from serving.codecs import generate, parts, registry
 from serving.codecs.base import Decode, Encode, Encoded
 from serving.codecs.plan import InputPlan
-from serving.contract import Array
-from serving.errors import BadRequest, InternalError, ServingError, UnknownName
+from serving.contract import Array, Conventions
+from serving.errors import (
+    BadRequest,
+    ContainerFault,
+    InternalError,
+    InvalidInput,
+    ModelFailure,
+    NoContent,
+    ServingError,
+    UnknownName,
+)
 from serving.runtime.invocation import Face, Head, Invocation
 from serving.runtime.model import Model
 from serving.runtime.statistics import VariantStatistics
@@ -24,7 +33,7 @@ log = logging.getLogger("serving.routing")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
-    """What is served under one name: a production variant and its model."""
+    """What is served under one name: a production variant and its model, in one version."""
 
     name: str
     variant: str
@@ -37,6 +46,7 @@ class Route:
     """One head's way: decode, run, encode, count."""
 
     __slots__ = (
+        "conventions",
         "decode",
         "encode",
         "endpoint",
@@ -49,7 +59,14 @@ class Route:
     )
 
     def __init__(
-        self, snapshot: Snapshot, endpoint: Endpoint, decode: Decode, encode: Encode, timeout_s: float, priority: int
+        self,
+        snapshot: Snapshot,
+        endpoint: Endpoint,
+        decode: Decode,
+        encode: Encode,
+        timeout_s: float,
+        priority: int,
+        conventions: Conventions,
     ) -> None:
         self.snapshot = snapshot
         self.endpoint = endpoint
@@ -60,6 +77,7 @@ class Route:
         self.encode = encode
         self.timeout_s = timeout_s
         self.model_priority = priority
+        self.conventions = conventions
 
     def encoded(self, item: Invocation, outputs: Sequence[Array]) -> Encoded | None:
         """One caller's rows as its answer; None where they could not be encoded and it was told so."""
@@ -84,22 +102,38 @@ class Route:
         statistics.overhead_latency.observe(elapsed - in_model)
         statistics.queue.observe(formed - enqueued)
 
+    def told(self, error: ServingError, *, empty: bool = False) -> ServingError:
+        """An error as the model's callers expect it; `empty`: the body was."""
+        conventions = self.conventions
+        if empty and conventions.empty_is_no_content and isinstance(error, ContainerFault):
+            return NoContent()
+        if conventions.unreadable_is_failure and isinstance(error, InvalidInput | ModelFailure):
+            return InvalidInput(f"Unable to evaluate payload provided: {error.message}")
+        return error
+
     def failed(self, item: Invocation, error: ServingError) -> None:
         """Sends an error and counts it."""
+        error = self.told(error)
         self.statistics.failed(error)
         item.reply.fail(item.head, error)
 
 
 class Snapshot:
-    """All endpoints at one version of the wiring."""
+    """All endpoints at one version of the wiring; `served` has the newest version of each name first."""
 
     def __init__(
-        self, version: int, endpoints: Mapping[str, Endpoint], default: str | None, account_id: str = "123456789012"
+        self, version: int, served: Iterable[Endpoint], default: str | None, account_id: str = "123456789012"
     ) -> None:
         self.version = version
-        self.endpoints = dict(endpoints)
+        self.versions: dict[str, dict[str, Endpoint]] = {}
+        for endpoint in served:
+            self.versions.setdefault(endpoint.name, {})[endpoint.model.version] = endpoint
+        self.endpoints = {name: next(iter(versions.values())) for name, versions in self.versions.items()}
+        """The newest version of each, for those who name none."""
         self.default = default
         self.account_id = account_id
+        self.default_streams = default is not None and self.endpoints[default].model.spec.streams
+        """Whether `/invocations` answers in parts."""
 
     def find(self, head: Head) -> Endpoint:
         """The endpoint that a head names. Raises `UnknownName` or `BadRequest` in the words of its face."""
@@ -113,11 +147,21 @@ class Snapshot:
             if head.face is Face.OPEN_INFERENCE:
                 raise UnknownName(f"Request for unknown model: '{name}' is not found")
             raise UnknownName(f"Endpoint {name} of account {self.account_id} not found.")
-        if head.version is not None and head.version != endpoint.model.version:
+        if head.version is None:
+            return endpoint
+        versions = self.versions[name]
+        if head.version not in versions:
             raise UnknownName(
-                f"Request for unknown model: '{name}' version {head.version} is not found; it serves version {endpoint.model.version}"
+                f"Request for unknown model: '{name}' version {head.version} is not found; it serves version {', '.join(versions)}"
             )
-        return endpoint
+        return versions[head.version]
+
+    def streams(self, head: Head) -> bool:
+        """Whether a head names a model that can answer in parts."""
+        try:
+            return self.find(head).model.spec.streams
+        except ServingError:
+            return False
 
     def route(self, head: Head) -> Route:
         """Works a head's route out. Raises the error to answer with where it has none."""
@@ -136,12 +180,19 @@ class Snapshot:
             )
         model = endpoint.model
         is_v2 = head.face is Face.OPEN_INFERENCE
-        decode = registry.decoder(endpoint.plan, head.content_type or "", head.json_length, face_v2=is_v2)
-        encode = registry.encoder(model.spec, model.name, model.version, head.accept, face_v2=is_v2)
+        if head.generate:
+            decode = generate.decoder(endpoint.plan, head.content_type or "")
+            encode = generate.encoder(model.spec, model.name, model.version)
+        else:
+            decode = registry.decoder(endpoint.plan, head.content_type or "", head.json_length, face_v2=is_v2)
+            encode = registry.encoder(model.spec, model.name, model.version, head.accept, face_v2=is_v2)
+        if head.streamed and model.spec.streams and not is_v2:
+            encode = parts.encoder(encode)
         timeout_s = model.config.batching.default_timeout_s
         if head.timeout_s is not None:
             timeout_s = min(timeout_s, head.timeout_s)
-        return Route(self, endpoint, decode, encode, timeout_s, model.priority_of(head.priority))
+        conventions = Conventions() if is_v2 else model.spec.conventions
+        return Route(self, endpoint, decode, encode, timeout_s, model.priority_of(head.priority), conventions)
 
     def _no_default(self) -> str:
         if not self.endpoints:

@@ -6,13 +6,22 @@ Source of the names: Amazon SageMaker Developer Guide, "Monitor SageMaker with A
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final, TypeAlias
 
 from serving.errors import ContainerFault, ServingError
 from serving.telemetry.accumulators import ROW_BOUNDS, Histogram, Sample, freeze
 
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+
+STREAM_BOUNDS_S: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 240.0, 480.0, 3600.0)
+"""Upper bounds of how long streams take, in seconds."""
+
 
 class VariantStatistics:
-    """The accumulators of one production variant; times in seconds."""
+    """The accumulators of one production variant; times in seconds.
+
+    `refusal`: from the last byte of a request read to its error written, for requests that never got to the queue.
+    """
 
     __slots__ = (
         "endpoint",
@@ -24,6 +33,8 @@ class VariantStatistics:
         "model_latency",
         "overhead_latency",
         "queue",
+        "refusal",
+        "streams",
         "variant",
     )
 
@@ -38,14 +49,16 @@ class VariantStatistics:
         self.model_latency = Histogram()
         self.overhead_latency = Histogram()
         self.queue = Histogram()
+        self.refusal = Histogram()
+        self.streams = StreamStatistics()
 
     def failed(self, error: ServingError) -> None:
         """Counts an invocation that ended in an error."""
         self.invocations += 1
-        if error.http_status < 500:
-            self.errors_4xx += 1
-        else:
+        if error.http_status >= 500:
             self.errors_5xx += 1
+        elif error.http_status >= 400:
+            self.errors_4xx += 1
         if isinstance(error, ContainerFault):
             self.model_errors += 1
 
@@ -60,15 +73,41 @@ class VariantStatistics:
         yield Sample("sagemaker_overhead_latency_seconds", "histogram", labels, freeze(self.overhead_latency))
         yield Sample("serving_request_seconds", "histogram", labels, freeze(self.latency))
         yield Sample("serving_phase_seconds", "histogram", (*labels, ("phase", "queue")), freeze(self.queue))
+        yield Sample("serving_refusal_seconds", "histogram", labels, freeze(self.refusal))
+        yield from self.streams.samples(labels)
+
+
+class StreamStatistics:
+    """The accumulators of one variant's answers in parts; times in seconds since the request's last byte."""
+
+    __slots__ = ("aborted", "broken", "first_part", "open", "parts", "seconds")
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.parts = 0
+        self.aborted = 0
+        self.broken = 0
+        self.first_part = Histogram()
+        self.seconds = Histogram(STREAM_BOUNDS_S)
+
+    def samples(self, labels: Labels) -> Iterator[Sample]:
+        """All metrics of the streams, now."""
+        yield Sample("sagemaker_mid_stream_errors", "counter", labels, self.broken)
+        yield Sample("sagemaker_first_chunk_latency_seconds", "histogram", labels, freeze(self.first_part))
+        yield Sample("serving_stream_seconds", "histogram", labels, freeze(self.seconds))
+        yield Sample("serving_stream_parts", "counter", labels, self.parts)
+        yield Sample("serving_streams_aborted", "counter", labels, self.aborted)
+        yield Sample("serving_streams_open", "gauge", labels, self.open)
 
 
 class ModelStatistics:
-    """The accumulators of one loaded model's batches."""
+    """The accumulators of one version of a model's batches."""
 
-    __slots__ = ("batch_rows", "cancelled", "compute", "expired", "model", "padding_rows", "reasons", "refused")
+    __slots__ = ("batch_rows", "cancelled", "compute", "expired", "model", "padding_rows", "reasons", "refused", "version")
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, version: str) -> None:
         self.model = model
+        self.version = version
         self.compute = Histogram()
         self.batch_rows = Histogram(ROW_BOUNDS)
         self.reasons: dict[tuple[str, str], int] = {}
@@ -79,7 +118,7 @@ class ModelStatistics:
 
     def samples(self) -> Iterator[Sample]:
         """All metrics of the model, now."""
-        labels = (("model", self.model),)
+        labels = (("model", self.model), ("version", self.version))
         yield Sample("serving_batch_compute_seconds", "histogram", labels, freeze(self.compute))
         yield Sample("serving_batch_rows", "histogram", labels, freeze(self.batch_rows))
         for (reason, mode), count in self.reasons.items():

@@ -49,8 +49,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     place(models.table(root / "table" / "model.onnx"), WHOLE)
     models.centred(root / "centred" / "model.onnx")
     models.slow(root / "slow" / "model.onnx", 250, rows=1)
-    place(models.slow(root / "levels" / "model.onnx", 400, rows=1),
-          "batching: {priority_levels: 3, max_queue_wait_s: 5}")  # fmt: skip
+    place(models.slow(root / "levels" / "model.onnx", 1000, rows=1),
+          "batching: {priority_levels: 3, max_queue_wait_s: 20}")  # fmt: skip
     place(models.slow(root / "bounded" / "model.onnx", 250, rows=1), "batching: {max_queue_wait_s: 0.1}")
     place(models.slow(root / "impatient" / "model.onnx", 500, rows=1), "batching: {default_timeout_s: 0.1}")
     place(models.slow(root / "pair" / "model.onnx", 400, rows=1), "slots: 2")
@@ -329,6 +329,8 @@ def test_overload_is_refused_at_once(server: Server) -> None:
     assert min(seconds) < 0.05
     assert [call.answer().status for call in calls] == [200, 200]
     assert metric(server, "serving_queue_refused_total", model="bounded") == 6
+    assert metric(server, "serving_refusal_seconds_count", endpoint_name="bounded") == 6
+    assert metric(server, "serving_refusal_seconds_bucket", endpoint_name="bounded", le="0.05") == 6
     assert post(server, path("bounded"), [ROW]).status == 200
 
 

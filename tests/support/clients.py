@@ -118,7 +118,7 @@ def get(server: Server, path: str) -> Answer:
 
 def worker_pids(server: Server) -> set[int]:
     """The processes that serve a model now."""
-    return {summary["pid"] for summary in get(server, "/debug/models").json}
+    return {summary["pid"] for summary in get(server, "/debug/models").json if "pid" in summary}
 
 
 def metric(server: Server, name: str, **labels: str) -> float:

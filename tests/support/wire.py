@@ -93,7 +93,7 @@ class Wire:
             name = field[1].decode()
             assert name not in headers, f"header {name} came twice"
             headers[name] = field[2].decode()
-        if status < 200 or method == "HEAD":
+        if status < 200 or status == 204 or method == "HEAD":
             return Answer(status, headers, b"")
         assert "content-length" in headers, "an answer without a length"
         return Answer(status, headers, self._exactly(int(headers["content-length"])))

@@ -1,0 +1,1 @@
+"""Long runs of mixed traffic with bad clients and killed workers (`make soak`): what grows is a leak."""
