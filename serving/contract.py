@@ -117,7 +117,9 @@ class ContainerKind(Protocol):
 
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
-Threads = Annotated[int, Meta(ge=1, le=1024)]
+Few = Annotated[int, Meta(ge=1, le=1024)]
+"""Of what has a thread or a queue each."""
+
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
@@ -136,7 +138,7 @@ class BatchingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_queue_delay_us: NonNegative = 0
     max_queue_wait_s: Seconds = 1.0
     default_timeout_s: Seconds = 60.0
-    priority_levels: Positive = 1
+    priority_levels: Few = 1
     default_priority: NonNegative = 0
     pad_batch_to: tuple[Positive, ...] = ()
     inline_below_us: NonNegative = 50
@@ -175,7 +177,7 @@ class OnnxConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `recurrent`: the graph is run step by step over a sequence, and its answer can be streamed.
     """
 
-    intra_op_threads: Threads = 1
+    intra_op_threads: Few = 1
     execution_mode: str = "sequential"
     graph_optimization_level: str = "all"
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -263,7 +265,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     onnx: OnnxConfig = OnnxConfig()
     trees: TreesConfig = TreesConfig()
     sklearn: SklearnConfig = SklearnConfig()
-    slots: Threads = 1
+    slots: Few = 1
     warmup: bool = True
     response_cache: bool = False
     environment: Mapping[str, str] = {}

@@ -50,7 +50,10 @@ class LightGBMKind:
             facts, graph = text.read(content, artifact).facts, b""
         else:
             facts, graph = converted(artifact, content, digest, _read, Facts, EXTRA)
-        link = objectives.link_of(facts.objective)
+        try:
+            link = objectives.link_of(facts.objective)
+        except ValueError as error:
+            raise ArtifactError(f"{artifact}: its objective is '{' '.join(facts.objective)[:64]}': {error}") from error
         only_native = facts.only_native
         if link is None:
             only_native = f"what its objective {facts.objective[0]} makes of margins is only known to the library"

@@ -18,7 +18,10 @@ _EXPONENTIAL: Final = frozenset({"poisson", "gamma", "tweedie"})
 
 
 def link_of(objective: Sequence[str]) -> Link | None:
-    """The link of an objective line, such as `binary sigmoid:1`; None for one that is not known."""
+    """The link of an objective line, such as `binary sigmoid:1`; None for one that is not known.
+
+    Raises `ValueError` for parameters that it cannot have.
+    """
     if not objective:
         return links.plain
     name, *words = objective
@@ -37,6 +40,8 @@ def link_of(objective: Sequence[str]) -> Link | None:
 
 
 def _steep(factor: float) -> Callable[[Array], Array]:
+    if not 0 < factor < np.inf:
+        raise ValueError(f"sigmoid is {factor:g}; a number above 0 was expected")
     steepness = np.float32(factor)
     return links.sigmoid if factor == 1 else lambda margins: links.sigmoid(margins * steepness)
 

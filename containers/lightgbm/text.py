@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -25,6 +26,9 @@ _MISSING_NAN: Final = 2
 _INNER: Final = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
 _INNER_TOO: Final = ("split_gain", "internal_value", "internal_weight", "internal_count")
 _LEAF_TOO: Final = ("leaf_weight", "leaf_count")
+
+_DIGITS: Final = frozenset("0123456789- ")
+_WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 
 Block = Mapping[str, str]
 
@@ -80,11 +84,11 @@ def _read(text: str, where: str) -> Booster:
             f"{where} has version {version} of the format, which is too new: up to v{NEWEST} is read; write the model with "
             "an older release, or update this server"
         )
-    features = int(header["max_feature_idx"]) + 1
-    groups = int(header["num_tree_per_iteration"])
+    features = _int(header["max_feature_idx"]) + 1
+    groups = _int(header["num_tree_per_iteration"])
     check_bounds(features, groups, where)
     objective = tuple(header.get("objective", "").split())
-    if any(int(count) != groups for count in (header["num_class"], *_classes(objective))):
+    if any(_int(count) != groups for count in (header["num_class"], *_classes(objective))):
         raise ArtifactError(
             f"{where}: its numbers of classes differ: num_class, num_tree_per_iteration and the objective's"
         )
@@ -146,29 +150,28 @@ class _Tree(NamedTuple):
 
 
 def _tree(block: Block, where: str) -> _Tree:
-    leaves = int(block["num_leaves"])
+    leaves = _int(block["num_leaves"])
     if leaves < 1:
         raise ValueError(f"{where} has {leaves} leaves")
     inner = leaves - 1
-    if int(block.get("is_linear", "0")):
+    if _int(block.get("is_linear", "0")):
         raise ArtifactError(f"{where} has linear models as leaves (linear_tree), which are not served")
     value = _floats(block, "leaf_value", leaves, where)
     for key in _LEAF_TOO:
         _floats(block, key, leaves, where, optional=True)
     for key in _INNER_TOO:
         _floats(block, key, inner, where, optional=True)
-    none = np.zeros(inner)
-    numbers = {key: _floats(block, key, inner, where) if inner else none for key in _INNER}
+    threshold = _floats(block, "threshold", inner, where) if inner else np.zeros(0)
     feature, kinds, left, right = (
-        _whole(numbers[key], key, where) for key in ("split_feature", "decision_type", "left_child", "right_child")
+        _whole(block, key, inner, where) if inner else np.zeros(0, np.int64)
+        for key in ("split_feature", "decision_type", "left_child", "right_child")
     )
-    threshold = numbers["threshold"]
     categorical = (kinds & _CATEGORICAL).astype(bool)
     missing = (kinds >> 2) & 3
     default_left = (kinds & _DEFAULT_LEFT).astype(bool)
     zero_left = threshold >= 0
     only_native = ""
-    if categorical.any() or int(block.get("num_cat", "0")):
+    if categorical.any() or _int(block.get("num_cat", "0")):
         _check_categories(block, threshold[categorical], where)
         only_native = "it has categorical splits"
     elif ((missing == _MISSING_ZERO) & (default_left != zero_left)).any():
@@ -199,9 +202,9 @@ def _tree(block: Block, where: str) -> _Tree:
 
 
 def _check_categories(block: Block, indices: Array, where: str) -> None:
-    count = int(block["num_cat"])
-    bounds = _whole(_floats(block, "cat_boundaries", count + 1, where), "cat_boundaries", where)
-    words = _whole(_floats(block, "cat_threshold", int(bounds[-1]), where), "cat_threshold", where)
+    count = _int(block["num_cat"])
+    bounds = _whole(block, "cat_boundaries", count + 1, where)
+    words = _whole(block, "cat_threshold", int(bounds[-1]), where)
     right = (
         bounds[0] == 0
         and (np.diff(bounds) > 0).all()
@@ -242,15 +245,24 @@ def _floats(block: Block, key: str, count: int, where: str, *, optional: bool = 
     words = text.split()
     if len(words) != count and not (optional and not words):
         raise ValueError(f"{where} has {len(words)} values of {key}; {count} were expected")
+    if "_" in text or not text.isascii():
+        raise ValueError(f"{where}: {key} holds what is not a number")
     return np.array(words, np.float64)
 
 
-def _whole(values: Array, key: str, where: str) -> Array:
-    if values.size and not (
-        np.isfinite(values).all() and (values == np.floor(values)).all() and np.abs(values).max() < 1 << 53
-    ):
+def _whole(block: Block, key: str, count: int, where: str) -> Array:
+    """Whole numbers, written as such: the library reads 1 where we would read 1e1 as 10, and takes it on trust."""
+    values = _floats(block, key, count, where)
+    if not _DIGITS.issuperset(block[key]) or (values.size and np.abs(values).max() >= 1 << 53):
         raise ValueError(f"{where}: {key} holds what is not a whole number")
     return values.astype(np.int64)
+
+
+def _int(text: str) -> int:
+    """One whole number, for the same reason."""
+    if _WHOLE.fullmatch(text) is None:
+        raise ValueError(f"'{text[:64]}' is not a whole number")
+    return int(text)
 
 
 _HEADER_KEYS: Final = (
@@ -273,5 +285,10 @@ def _written(header: Block, trees: Sequence[Block]) -> str:
     lines += [f"{key}={header[key]}" if header[key] else key for key in _HEADER_KEYS if key in header]
     lines.append("")
     for number, block in enumerate(trees):
-        lines += [f"Tree={number}", *(f"{key}={block[key]}" for key in _TREE_KEYS if key in block), "", ""]
+        lines += [
+            f"Tree={number}",
+            *(f"{key}={' '.join(block[key].split())}" for key in _TREE_KEYS if key in block),
+            "",
+            "",
+        ]
     return "\n".join([*lines, _END, ""])

@@ -65,7 +65,14 @@ class SklearnContainer:
             raise InvalidInput(f"the model refuses its input: {_first_sentence(error)}") from error
         except Exception as error:
             raise ModelFailure(f"the model failed: {plain(error)}") from error
-        return found.toarray() if hasattr(found, "toarray") else np.asarray(found)
+        if not hasattr(found, "toarray"):
+            return np.asarray(found)
+        if found.shape[1] > features.MOST_FEATURES:
+            raise ModelFailure(
+                f"the model answers each row with {found.shape[1]} numbers, mostly zeros, too many to send"
+            )
+        dense: Array = found.toarray()
+        return dense
 
     def close(self) -> None:
         """Frees the estimator once the run in progress, if any, has ended."""
@@ -162,6 +169,8 @@ def _run_alone(estimator: Any) -> None:
     for one in walk(estimator):
         if vars_of(one).get("n_jobs") not in (None, 1):
             one.n_jobs = 1
+        if "_n_threads" in vars_of(one):
+            one._n_threads = 1
         if vars_of(one).get("verbose"):
             one.verbose = 0
 

@@ -56,7 +56,9 @@ def read(estimator: Any, said: Sequence[TensorConfig], artifact: Path) -> Featur
     Raises `ArtifactError` where it is not fitted, and `ConfigurationError`.
     """
     if _reads_documents(estimator):
-        return Features(_declared((TensorSpec(NAME, BYTES, (-1,)),), said, artifact), (("", "a"),), whole=True)
+        return Features(
+            _declared((TensorSpec(NAME, BYTES, (-1,)),), said, artifact), (_documents(estimator),), whole=True
+        )
     count = getattr(estimator, "n_features_in_", None)
     if not isinstance(count, int) or count < 1:
         raise ArtifactError(
@@ -114,6 +116,14 @@ def _reads_documents(estimator: Any) -> bool:
     return hasattr(first, "build_analyzer")
 
 
+def _documents(estimator: Any) -> Sequence[str]:
+    """An empty text, and two of words that it counts: without any, rows would not tell each other apart."""
+    for one in walk(estimator):
+        if words := [str(word) for word in vars_of(one).get("vocabulary_", ())][:3]:
+            return "", words[-1], " ".join(words)
+    return "", "a word", "another word"
+
+
 def _texts(estimator: Any, count: int) -> tuple[Sequence[str] | None, ...]:
     """For each feature the texts that an encoder of it was fitted with; None where it takes numbers."""
     found: list[Sequence[str] | None] = [None] * count
@@ -124,7 +134,7 @@ def _texts(estimator: Any, count: int) -> tuple[Sequence[str] | None, ...]:
         for _, transformer, columns in first.transformers_:
             positions = np.atleast_1d(np.arange(count)[columns]).tolist()
             if _reads_documents(transformer):
-                inner: Sequence[Sequence[str] | None] = [("", "a")] * len(positions)
+                inner: Sequence[Sequence[str] | None] = [_documents(transformer)] * len(positions)
             else:
                 inner = _texts(transformer, len(positions))
             for position, texts in zip(positions, inner, strict=True):

@@ -1,8 +1,9 @@
-"""Trees, support vectors and neighbours that nobody vouches for: every index is checked before anything runs.
+"""Trees and other estimators that nobody vouches for: every index is checked before anything runs.
 
-scikit-learn walks its trees without looking whether a child or a feature is there, and skops can only say which types
-a file holds. A forged file could so read or write any memory, or walk in circles. Trees are therefore trusted here
-because of what is in them: in the file before they are built (`check_file`), and in the estimators after (`check`).
+scikit-learn walks its trees without looking whether a child or a feature is there, fills sparse matrices at whatever
+place an encoder names, and skops can only say which types a file holds. A forged file could so read or write any
+memory, or walk in circles. Estimators are therefore trusted here because of what is in them: trees in the file before
+they are built (`check_file`), and all of them once they are (`check`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +25,9 @@ PREDICTOR: Final = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredi
 
 TYPES: Final = (TREE, PREDICTOR)
 """Types that are trusted because this module checks them."""
+
+LOADERS: Final = {TREE: ("TreeNode", "CachedNode"), PREDICTOR: ("ObjectNode", "CachedNode")}
+"""How skops writes them: under another name it would build them without what is checked here."""
 
 LEAF: Final = -1
 
@@ -45,7 +50,10 @@ def check_file(artifact: Path) -> None:
         try:
             by_id = _by_id(schema)
             for node in _dicts(schema):
-                if node.get("__loader__") == "TreeNode":
+                name, loader = f"{node.get('__module__')}.{node.get('__class__')}", node.get("__loader__")
+                if loader not in LOADERS.get(name, (loader,)):
+                    raise _Forged(f"it is written as a {loader!r:.40}")
+                if loader == "TreeNode":
                     _check_sizes(node, by_id, archive)
         except (_Forged, KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
             raise ArtifactError(f"{artifact} holds a tree that scikit-learn did not write: {error}") from error
@@ -114,28 +122,48 @@ def check(estimator: Any, artifact: Path) -> None:
     """Refuses trees with a child or feature that is not there, or with a way back. Raises `ArtifactError`."""
     checked: set[int] = set()
     trees: list[Any] = []
+    boosted: list[Any] = []
     for one in walk(estimator):
-        try:
-            if "tree_" in vars_of(one):
+        has = vars_of(one).keys()
+        # Attributes of several kinds may be in one object: each is checked for what it leads to.
+        with _as_fitted(one, artifact):
+            if "tree_" in has:
                 _check_tree(one.tree_, one.n_features_in_)
                 checked.add(id(one.tree_))
-            elif "_predictors" in vars_of(one):
+            if "_predictors" in has:
                 _check_predictors(one)
                 checked.update(id(tree) for stage in one._predictors for tree in stage)
-            elif {"estimators_", "n_trees_per_iteration_"} <= vars_of(one).keys():
+            if {"estimators_", "n_trees_per_iteration_"} <= has:
                 _check_boosting(one)
-            elif "_dual_coef_" in vars_of(one):
+                boosted.append(one)
+            if "_dual_coef_" in has:
                 _check_support(one)
-            elif "_fit_X" in vars_of(one):
+            if "_fit_X" in has and "n_samples_fit_" in has:
                 _check_neighbours(one)
-        except (_Forged, AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
-            raise ArtifactError(
-                f"{artifact}: a tree of {type(one).__name__} is not one that scikit-learn grew: {error}"
-            ) from error
+            if hasattr(one, "build_analyzer"):
+                _check_vocabulary(one)
+            if {"categories_", "_n_features_outs"} <= has:
+                _check_one_hot(one)
+            if "cluster_centers_" in has:
+                _check_centres(one)
         if _is_tree(one):
             trees.append(one)
     if any(id(tree) not in checked for tree in trees):
         raise ArtifactError(f"{artifact} holds a tree that belongs to no estimator")
+    for one in boosted:
+        with _as_fitted(one, artifact):
+            _check_start(one)
+
+
+@contextmanager
+def _as_fitted(one: Any, artifact: Path) -> Iterator[None]:
+    """Makes what a check finds, or falls over, an `ArtifactError`."""
+    try:
+        yield
+    except (_Forged, AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
+        raise ArtifactError(
+            f"{artifact}: its {type(one).__name__} is not one that scikit-learn fits: {error}"
+        ) from error
 
 
 def walk(value: Any) -> Iterator[Any]:
@@ -186,6 +214,8 @@ def _check_tree(tree: Any, features: int) -> None:
 def _check_predictors(boosting: Any) -> None:
     features = boosting.n_features_in_
     categorical = boosting._bin_mapper.is_categorical_
+    if boosting._preprocessor is not None:
+        _check_columns(boosting._preprocessor, features)
     for stage in boosting._predictors:
         if len(stage) != boosting.n_trees_per_iteration_:
             raise _Forged(f"an iteration has {len(stage)} trees")
@@ -205,6 +235,19 @@ def _check_predictors(boosting: Any) -> None:
                 raise _Forged("a split by category is over categories that are not there")
 
 
+def _check_columns(columns: Any, features: int) -> None:
+    """What puts the categories before the numbers must leave as many columns as it got."""
+    steps = [(type(one).__name__, mask) for _, one, mask in columns.transformers_ if not isinstance(one, str)]
+    if type(columns).__name__ != "ColumnTransformer" or [name for name, _ in steps] != [
+        "OrdinalEncoder",
+        "FunctionTransformer",
+    ]:
+        raise _Forged("its columns are not put in order by what scikit-learn puts there")
+    masks = [np.asarray(mask) for _, mask in steps]
+    if any(mask.dtype != bool or mask.shape != (features,) for mask in masks) or not (masks[0] ^ masks[1]).all():
+        raise _Forged(f"its columns are not the {features} that it takes")
+
+
 def _check_boosting(boosting: Any) -> None:
     stages = boosting.estimators_
     if stages.ndim != 2 or stages.shape[1] != boosting.n_trees_per_iteration_:
@@ -212,6 +255,14 @@ def _check_boosting(boosting: Any) -> None:
     for tree in stages.flat:
         if tree.tree_.n_features > boosting.n_features_in_:
             raise _Forged(f"a tree reads {tree.tree_.n_features} features of {boosting.n_features_in_}")
+
+
+def _check_start(boosting: Any) -> None:
+    """Boosting adds to what its first estimator answers, wherever the trees' number says that there is a column."""
+    wanted = (2, boosting.n_trees_per_iteration_)
+    start = boosting._raw_predict_init(np.zeros((2, boosting.n_features_in_), np.float32))
+    if start.shape != wanted:
+        raise _Forged(f"it begins with an array of shape {list(start.shape)}, and adds to one of {list(wanted)}")
 
 
 def _check_support(machine: Any) -> None:
@@ -231,6 +282,7 @@ def _check_support(machine: Any) -> None:
         or not (counts <= len(vectors)).all()
         or sums.sum() != len(vectors)
         or machine.support_.shape != (len(vectors),)
+        or not ((machine.support_ >= 0) & (machine.support_ < machine.shape_fit_[0])).all()
         or machine._dual_coef_.shape != (classes - 1, len(vectors))
         or (machine.kernel != "precomputed" and vectors.shape != (len(vectors), features))
         or (machine._intercept_.size != pairs and machine._impl in ("c_svc", "nu_svc"))
@@ -257,6 +309,55 @@ def _check_neighbours(nearest: Any) -> None:
         for column, classes in zip(answers.reshape(samples, -1).T, several, strict=True):
             if column.min() < 0 or column.max() >= len(classes):
                 raise _Forged(f"it answers with a class that is not one of the {len(classes)}")
+
+
+def _check_vocabulary(reader: Any) -> None:
+    """What takes texts apart; a word's number is the column that it is counted in."""
+    if reader.input != "content":
+        raise _Forged(f"it reads the files that callers name (input={reader.input!r:.40})")
+    words = vars_of(reader).get("vocabulary_", {})
+    if type(words) is not dict or sorted(words.values()) != list(range(len(words))):
+        raise _Forged("its words are not numbered from 0 on")
+
+
+def _check_one_hot(encoder: Any) -> None:
+    """Encoders of categories, whose codes are the columns that are filled."""
+    widths = encoder._n_features_outs
+    if type(widths) is not list or len(widths) != len(encoder.categories_):
+        raise _Forged(f"it has {len(widths)} widths for {len(encoder.categories_)} features")
+    drops = encoder._drop_idx_after_grouping
+    for position, (categories, width) in enumerate(zip(encoder.categories_, widths, strict=True)):
+        if not _in_order(categories):
+            raise _Forged(f"the categories of column {position} are not in order")
+        codes = np.arange(len(categories))
+        if encoder._infrequent_enabled:
+            mapping = encoder._default_to_infrequent_mappings[position]
+            if mapping is not None:
+                codes = np.unique(np.take(mapping, codes))
+            elif encoder._infrequent_indices[position] is not None:
+                raise _Forged(f"the infrequent categories of column {position} have no place")
+        drop = None if drops is None else drops[position]
+        if drop is not None:
+            codes = codes[codes != drop]
+            codes = codes - (codes > drop)
+        if codes.size and not 0 <= codes.min() <= codes.max() < width:
+            raise _Forged(f"column {position} has codes that are not one of its {width}")
+
+
+def _in_order(categories: Array) -> bool:
+    """Whether a binary search finds categories that it should; texts are not looked for in that way."""
+    if categories.ndim != 1:
+        return False
+    if categories.dtype == object and any(isinstance(one, str) for one in categories):
+        return True
+    known = categories[:-1] if len(categories) and categories[-1] != categories[-1] else categories
+    return bool((known[1:] > known[:-1]).all())
+
+
+def _check_centres(means: Any) -> None:
+    if means.cluster_centers_.shape[1:] != (means.n_features_in_,):
+        shape = list(means.cluster_centers_.shape)
+        raise _Forged(f"its centres are an array of shape {shape}, with {means.n_features_in_} features")
 
 
 def _check_shape(left: Array, right: Array, feature: Array, inner: Array, features: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -40,6 +41,8 @@ def why_not_batched(run: Run, rows: list[list[Array]], answers: list[Array]) -> 
             return f"it answers one row with an array of shape {list(answer.shape)}"
         if not _same(run(row), answer):
             return f"row {number} of random values has another answer each time"
+    if all(_equal(row, rows[0]) for row in rows):
+        return "none of the random rows that were tried is taken, so that it cannot be proved that rows are independent"
     order = [*range(len(rows)), 0]
     try:
         together = run([np.concatenate([rows[number][column] for number in order]) for column in range(len(rows[0]))])
@@ -68,11 +71,16 @@ def takes_missing(run: Run, row: list[Array]) -> bool:
 def _candidates(features: Features) -> Iterator[list[list[Array]]]:
     """Several rows each time: random ones first, and then plainer ones, which more estimators take."""
     random = np.random.default_rng(SEED)
-    yield [[_array(features, position, random.standard_normal, row) for position in range(len(features.specs))]
-           for row in range(ROWS)]  # fmt: skip
+    for numbers in (random.standard_normal, random.random, partial(random.integers, 0, 3)):
+        yield [[_array(features, position, _sized(numbers), row) for position in range(len(features.specs))]
+               for row in range(ROWS)]  # fmt: skip
     for number in (0, 1, 2):
         filled = _constant(number)
         yield [[_array(features, position, filled, row) for position in range(len(features.specs))] for row in range(2)]
+
+
+def _sized(numbers: Callable[..., Any]) -> Callable[[Any], Array]:
+    return lambda shape: np.asarray(numbers(size=shape))
 
 
 def _constant(number: float) -> Callable[[Any], Array]:
@@ -94,6 +102,10 @@ def _array(features: Features, position: int, numbers: Callable[[Any], Array], r
     array = array.astype(dtype) if dtype.kind == "f" else np.abs(array).astype(dtype)
     array.flags.writeable = False
     return array
+
+
+def _equal(one: list[Array], other: list[Array]) -> bool:
+    return all(np.array_equal(value, also) for value, also in zip(one, other, strict=True))
 
 
 def _same(one: Array, other: Array) -> bool:

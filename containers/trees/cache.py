@@ -7,6 +7,7 @@ Whoever can write here can write the model itself.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 import tempfile
@@ -66,7 +67,7 @@ def store(model: Path, digest: bytes, converted: Converted) -> None:
             except BaseException:
                 Path(part.name).unlink(missing_ok=True)
                 raise
-        for old in model.parent.glob(f".{model.name}.*.trees"):
+        for old in model.parent.glob(f".{glob.escape(model.name)}.{'[0-9a-f]' * 16}.trees"):
             if old != target:
                 old.unlink(missing_ok=True)
     except OSError as error:

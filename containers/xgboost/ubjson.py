@@ -84,6 +84,8 @@ class _Reader:
         if self._content[self.at] == ord("$"):
             kind = self._content[self.at + 1]
             self.at += 2
+            if kind in _CONSTANTS:
+                raise NotUbjson(f"byte {self.at - 1}: an array of constants, whose length nothing bounds, is not read")
             if self._content[self.at] != ord("#"):
                 raise NotUbjson(f"byte {self.at}: a typed array was expected to have a length")
         if self._content[self.at] == ord("#"):

@@ -90,7 +90,7 @@ def main() -> int:
     subprocess.run([executable, "samples", str(made)], check=True, stdout=subprocess.DEVNULL)
     models = [*paths.values(), *(path.resolve() for path in sorted(made.iterdir()) if not path.name.startswith("."))]
     problems: list[str] = []
-    lines = [f"- {label}: {text}" for label, text in describe_machine().items()]
+    lines = [f"- {label}: {text}" for label, text in describe_machine().items() if label != "how"]
     lines.append(f"- {options.minutes:g} minutes, {WORKERS} workers, {CALLERS} callers, seed {options.seed}")
     with servers.ours(models, WORKERS, "0-1", options.executable) as server:
         sources = ask_what(server, paths)

@@ -29,7 +29,7 @@ from serving.settings import load as load_settings
 def check(path: Path, name: str | None, **flags: Any) -> None:
     """Loads the model at PATH as `serving up` does, and tells how it will be served, or why it cannot be.
 
-    PATH is a .onnx file, a directory of a model, a model.tar.gz, or a folder of such. What the server's settings say of
+    PATH is a model's file, a directory of a model, a model.tar.gz, or a folder of such. What the server's settings say of
     models holds here too: flags, SERVING_* variables and --config.
     """
     settings = load_settings(flags, os.environ)

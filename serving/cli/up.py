@@ -34,7 +34,9 @@ from serving.telemetry import logs
     help="What happens when models on disk change: nothing, they are followed, or as told.  [default: none]",
 )
 @click.option("--repository-poll-s", type=float, metavar="SECONDS", help="Time between two looks.  [default: 5]")
-@click.option("--load-model", "load_model", multiple=True, metavar="NAME", help="Load at start in explicit mode; * all.")
+@click.option(
+    "--load-model", "load_model", multiple=True, metavar="NAME", help="Load at start in explicit mode; * all."
+)
 @click.option("--workers", type=int, help="Data-plane processes.  [default: 1]")
 @click.option(
     "--response-cache-bytes", type=int, help="Answers each worker keeps, for models that ask for it.  [default: 0]"

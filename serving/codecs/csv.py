@@ -1,7 +1,7 @@
 """`text/csv`: one row a line, for models of one input of shape [N], [N, k] or, without batching, [k].
 
 No header is needed; a first line that holds exactly the input's `features`, in any order, is one and orders the
-columns. Numbers may be written in any usual way, `nan` and `inf` included (CSV, unlike JSON, has a use for them);
+columns (not one of numbers alone, which is a row). Numbers may be written in any usual way, `nan` and `inf` included (CSV, unlike JSON, has a use for them);
 empty fields are NaN for a model of the convention `missing`, and refused by others. Answers hold one line a row, the
 values of all outputs one after the other.
 Source of the parameter `label_size`: SageMaker's XGBoost container, which reads bodies without labels whatever it says.
@@ -15,7 +15,8 @@ import math
 import re
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from math import prod
 from typing import Any, Final, NoReturn
 
@@ -109,6 +110,9 @@ class StrictCsv:
         self._plan = plan
         self._tensor = plan.only("text/csv")
         self._label = f"input '{self._tensor.name}'"
+        stripped = tuple(feature.strip() for feature in self._tensor.features)
+        # Columns that differ in nothing but spaces cannot be told by a header.
+        self._features = stripped if len(set(stripped)) == len(stripped) else ()
         self._missing = plan.spec.conventions.missing and self._tensor.datatype in FLOATS
 
     def decode(self, body: Buffer) -> Decoded:
@@ -120,38 +124,46 @@ class StrictCsv:
         if not text.strip():
             raise MalformedBody("the body is empty; lines of comma-separated values were expected")
         try:
-            lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+            order, rows, width, values = self._read(
+                csv.reader(io.StringIO(text.rstrip("\r\n"), newline=""), strict=True)
+            )
         except csv.Error as error:
             raise MalformedBody(f"the body is not CSV: {error}") from None
-        while lines and not lines[-1]:
-            lines.pop()
-        order, first = self._header(lines[0])
-        rows = lines[first:]
-        if not rows:
-            raise InvalidInput(f"{self._label} has no rows after the header; at least one was expected")
-        width = len(rows[0])
-        values: list[Any] = []
-        for i, fields in enumerate(rows, first + 1):
-            if len(fields) != width or not fields:
-                raise InvalidInput(
-                    f"{self._label}: line {i} has {len(fields)} values where line {first + 1} has {width}"
-                )
-            values += [self._value(field, i, j) for j, field in enumerate(fields, 1)]
         if order is not None:
-            if width != len(order):
-                raise InvalidInput(
-                    f"{self._label}: line {first + 1} has {width} values where the header has {len(order)}"
-                )
-            values = [values[row * width + j] for row in range(len(rows)) for j in order]
-        shape = self._shape(len(rows), width)
+            values = [values[row * width + j] for row in range(rows) for j in order]
+        shape = self._shape(rows, width)
         self._plan.check_shape(0, shape)
         return *self._plan.assemble([Tensor(self._tensor.name, None, shape, self._column(values, shape))]), None
 
+    def _read(self, lines: Iterator[list[str]]) -> tuple[list[int] | None, int, int, list[Any]]:
+        """The header's order, the number of rows, their width and all values, as they are written.
+
+        Line by line: other threads run between lines, and of each only its values are kept.
+        """
+        row = next(lines)
+        order, first = self._header(row)
+        if first and not (row := next(lines, [])):
+            raise InvalidInput(f"{self._label} has no rows after the header; at least one was expected")
+        width = len(row)
+        if order is not None and width != len(order):
+            raise InvalidInput(f"{self._label}: line {first + 1} has {width} values where the header has {len(order)}")
+        values: list[Any] = []
+        number = first
+        for number, fields in enumerate(chain([row], lines), first + 1):
+            if len(fields) != width or not fields:
+                raise InvalidInput(
+                    f"{self._label}: line {number} has {len(fields)} values where line {first + 1} has {width}"
+                )
+            values += [self._value(field, number, j) for j, field in enumerate(fields, 1)]
+        return order, number - first, width, values
+
     def _header(self, fields: list[str]) -> tuple[list[int] | None, int]:
         """For a header, where each feature stands in a line, and 1, the number of lines that it takes; else None, 0."""
-        features = self._tensor.features
+        features = self._features
         names = [field.strip() for field in fields]
-        if features and len(names) == len(features) and set(names) == set(features):
+        # A line of numbers is a row even where features are called so: the quick way takes it for one.
+        named = self._tensor.datatype == BYTES or not all(map(_is_number, names))
+        if features and named and len(names) == len(features) and set(names) == set(features):
             return [names.index(feature) for feature in features], 1
         if features and self._tensor.datatype != BYTES and not any(map(_is_number, names)):
             self._refuse_header(names)
@@ -159,7 +171,7 @@ class StrictCsv:
 
     def _refuse_header(self, names: list[str]) -> NoReturn:
         """Says what is wrong with a first line that cannot be a row."""
-        features = self._tensor.features
+        features = self._features
         expected = ", ".join(features[:8]) + (", ..." if len(features) > 8 else "")
         fault = "; ".join(
             [f"it has '{name[:64]}', which is no feature" for name in names if name not in features][:1]

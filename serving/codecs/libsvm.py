@@ -8,6 +8,7 @@ Sources: LIBSVM (README, file format); SageMaker's XGBoost container (algorithm 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Final, NoReturn
 
@@ -113,9 +114,12 @@ def _index(text: bytes, line: int) -> int:
 def _number(text: bytes, line: int, what: str) -> float:
     try:
         # Python takes 1_000 for a number, and nobody else does.
-        return float(text.replace(b"_", b"x"))
+        found = float(text.replace(b"_", b"x"))
     except ValueError:
         _refuse(line, text, f"{what} is to be a number")
+    if math.isinf(found) and not text[-1:].isalpha():
+        _refuse(line, text, f"{what} is out of range")
+    return found
 
 
 def _refuse(line: int, text: bytes, expected: str) -> NoReturn:

@@ -42,9 +42,10 @@ def decoder(plan: InputPlan) -> Decode:
 
     def decode(body: Buffer) -> Decoded:
         data = bytes(body)
-        if single is not None and (rows := _alike(data)) is not None and rows.shape[1] == prod(single.shape[1:]):
+        inner = () if single is None else single.shape[1:]
+        if single is not None and (rows := _alike(data, inner)) is not None and rows.shape[1] == prod(inner):
             found = converted(f"input '{single.name}'", single.datatype, rows.ravel())
-            shape = (len(rows), *single.shape[1:])
+            shape = (len(rows), *inner)
             return *plan.assemble([Tensor(single.name, None, shape, found)]), None
         return *plan.assemble(_tensors(plan, data)), None
 
@@ -160,8 +161,11 @@ def _frames(data: bytes) -> Iterator[bytes]:
         raise MalformedBody("the last record is not complete: its last part is missing")
 
 
-def _alike(data: bytes) -> Array | None:
-    """The rows of records that differ in nothing but their floats, as they mostly do; None for any others."""
+def _alike(data: bytes, inner: tuple[int, ...]) -> Array | None:
+    """The rows of records that differ in nothing but their floats, as they mostly do; None for any others.
+
+    A shape that they say and that has the rank of `inner` is `inner`.
+    """
     if len(data) < _FRAME.size or data[:4] != MAGIC.to_bytes(4, "little"):
         return None
     length = int.from_bytes(data[4:8], "little")
@@ -177,6 +181,8 @@ def _alike(data: bytes) -> Array | None:
         return None
     values = value.values
     if len(value.keys) or (value.shape and prod(value.shape) != len(values)):
+        return None
+    if len(value.shape) == len(inner) and value.shape != inner:
         return None
     first = values.tobytes()
     at = data.find(first)

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import IO, Any, Final
 
 import msgspec
@@ -59,6 +60,9 @@ class Archives(msgspec.Struct, frozen=True):
     def unpack(self, archive: Path) -> Path:
         """The directory with the archive's content. Raises `ArtifactError`, which names the archive and the member."""
         try:
+            if not S_ISREG(archive.stat().st_mode):
+                # Opening a pipe would wait for ever.
+                raise ArtifactError(f"{archive} is not a plain file; a gzipped tar was expected")
             with archive.open("rb") as stream:
                 target = self.directory / _digest(stream)
                 if target.is_dir():

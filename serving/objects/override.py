@@ -29,6 +29,8 @@ def read_override(text: str, name: str) -> TritonModel:
         raise ConfigurationError(f"{WHERE} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ConfigurationError(f"{WHERE} is not a JSON object")
+    if "trust" in document:
+        raise ConfigurationError(f"{WHERE}: trust is the operator's to say; see --allow-pickle and --trusted-type")
     model = _ours(document) if _is_ours(document) else pbtxt.from_json(document, WHERE)
     if not model.config.name:
         model = msgspec.structs.replace(model, config=msgspec.structs.replace(model.config, name=name))

@@ -328,4 +328,7 @@ def called(path: Path) -> str:
 
 
 def _expected() -> str:
-    return "a .onnx file, a directory with one (and model.yaml or config.pbtxt), or a model.tar.gz of it was expected"
+    return (
+        "a model's file (.onnx, .skops, an XGBoost or LightGBM booster), a directory with one (and model.yaml or "
+        "config.pbtxt), or a model.tar.gz of it was expected"
+    )

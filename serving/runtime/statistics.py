@@ -103,7 +103,17 @@ class StreamStatistics:
 class ModelStatistics:
     """The accumulators of one version of a model's batches."""
 
-    __slots__ = ("batch_rows", "cancelled", "compute", "expired", "model", "padding_rows", "reasons", "refused", "version")
+    __slots__ = (
+        "batch_rows",
+        "cancelled",
+        "compute",
+        "expired",
+        "model",
+        "padding_rows",
+        "reasons",
+        "refused",
+        "version",
+    )
 
     def __init__(self, model: str, version: str) -> None:
         self.model = model

@@ -272,7 +272,9 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     (LOAD, config('{"name": "n"}'), 400, "the config override is for 'n', not for 'm'"),
     (LOAD, config('{"name": "../m"}'), 400, "cannot be a model's name"),
     (LOAD, config('{"slots": 0}'), 400, "Expected int >= 1"),
+    (LOAD, config('{"trust": {"allow_pickle": true}}'), 400, "trust is the operator's to say"),
     (LOAD, config('{"slots": 1025}'), 400, "Expected int <= 1024"),
+    (LOAD, config('{"batching": {"priority_levels": 100000000}}'), 400, "Expected int <= 1024"),
     (LOAD, config('{"instance_group": [{"count": 2000000000}]}'), 400, "Expected int <= 1024"),
     (
         LOAD,

@@ -21,6 +21,7 @@ from tests.codecs.support import RECORD, arrays, decode, missing, one, spec
 
 MISSING = missing(one("FP32"))
 MISSING_INT = missing(one("INT32"))
+NUMBERED = one("FP32", -1, 3, features=("0", "1", "2"))
 PACKED = sorted(set(NUMPY) - {"BOOL", "BF16", "BYTES"})
 
 
@@ -49,6 +50,10 @@ PACKED = sorted(set(NUMPY) - {"BOOL", "BF16", "BYTES"})
         (RECORD, "1,2,3\n", [[1, 2, 3]]),
         (RECORD, "amount,hour,risk\n1,2,3\n", [[1, 2, 3]]),
         (RECORD, 'risk, amount,"hour"\r\n3,1,2\r\n', [[1, 2, 3]]),
+        (one("FP32", -1, 2, features=("a", " b")), "a, b\n1,2\n", [[1, 2]]),
+        (one("FP32", -1, 2, features=("a", " b")), "b,a\n1,2\n", [[2, 1]]),
+        (NUMBERED, "2,0,1\n5,6,7\n", [[2, 0, 1], [5, 6, 7]]),
+        (NUMBERED, "2,0,1\n5,nan,7\n", [[2, 0, 1], [5, np.nan, 7]]),
         (MISSING, "1,,3\n", [[1, np.nan, 3]]),
         (MISSING, ',"",3\r\n 4 , , \n', [[np.nan, np.nan, 3], [4, np.nan, np.nan]]),
         (MISSING, ",,\n", [[np.nan, np.nan, np.nan]]),

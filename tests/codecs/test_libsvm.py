@@ -64,6 +64,7 @@ def test_forms(model: ModelSpec, text: str, expected: Any) -> None:
         (b"1 1:2 qid:1", MalformedBody, ["'qid'"]),
         (b"1 1234567890:2", MalformedBody, ["9 digits"]),
         (b"1 1:1e39", InvalidInput, ["line 1, index 1", "out of range for FP32"]),
+        (b"1 1:-1e400", MalformedBody, ["line 1 has '-1e400'", "index 1 is out of range"]),
         (b"1,2,3,4", MalformedBody, ["'1,2,3,4'"]),
         (b"\xff\xfe 1:2", MalformedBody, ["label"]),
         ("1 \u0661:2".encode(), MalformedBody, ["index"]),

@@ -142,6 +142,12 @@ BODY = frame(ROW)
         (one(), frames([record(F32, [1, 2])]), InvalidInput, ["record 0 has 2 values", "[3]"]),
         (one(), frames([record(F32, [1, 2, 3]), record(F32, [1, 2, 3, 4])]), InvalidInput, ["record 1 has 4 values"]),
         (one(), frames([record(F32, [1, 2, 3], shape=[4])]), InvalidInput, ["[1, 4]", "[-1, 3]"]),
+        (
+            one("FP32", -1, 2, 3),
+            frames([record(F32, [1, 2, 3, 4, 5, 6], shape=[3, 2])] * 2),
+            InvalidInput,
+            ["[2, 3, 2]", "[-1, 2, 3]"],
+        ),
         (one(), frames([record(F32, [1, 2], shape=[3])]), InvalidInput, ["2 values and 0 keys"]),
         (one(), frames([record(F32, [1, 2], keys=[1])]), InvalidInput, ["2 values and 1 keys"]),
         (one(), frames([record(F32, [1], keys=[3])]), InvalidInput, ["key 3", "0 to 2"]),
@@ -267,6 +273,6 @@ def test_floats_round_trip(rows: list[list[float]]) -> None:
 
 
 def test_the_plain_way_is_taken() -> None:
-    rows = recordio._alike(frames(record(F32, [i, 2, 3]) for i in range(5)))
+    rows = recordio._alike(frames(record(F32, [i, 2, 3]) for i in range(5)), (3,))
     assert rows is not None
     assert rows.tolist() == [[i, 2, 3] for i in range(5)]

@@ -188,6 +188,16 @@ def line(text: str, key: str) -> str:
         ("decision_type", " ".join(["1"] * 11), "has 1 values of cat_boundaries|has no cat_boundaries"),
         ("is_linear", "1", "has linear models as leaves"),
         ("is_linear", "1\nis_linear=1", "'is_linear' is there twice in a tree"),
+        # Numbers that the library reads in another way than we do, and trusts.
+        ("max_feature_idx", "0_4", "'0_4' is not a whole number"),
+        ("num_leaves", "1_2", "'1_2' is not a whole number"),
+        ("num_class", "\u0661", "'\u0661' is not a whole number"),
+        ("left_child", " ".join(["1e1"] * 11), "left_child holds what is not a whole number"),
+        ("right_child", " ".join(["1_0"] * 11), "right_child holds what is not a number"),
+        ("decision_type", " ".join(["2.0"] * 11), "decision_type holds what is not a whole number"),
+        ("threshold", " ".join(["\u0661"] * 11), "threshold holds what is not a number"),
+        ("objective", "binary sigmoid:abc", "its objective is 'binary sigmoid:abc': could not convert"),
+        ("objective", "binary sigmoid:-1", "sigmoid is -1; a number above 0 was expected"),
     ],
 )
 def test_a_bad_model_is_refused_by_name(tmp_path: Path, text: str, key: str, value: str, message: str) -> None:

@@ -22,7 +22,7 @@ import skops.io
 from click.testing import CliRunner
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import (
     AdaBoostClassifier,
@@ -33,16 +33,17 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     IsolationForest,
     RandomForestClassifier,
+    RandomTreesEmbedding,
     StackingClassifier,
 )
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.impute import SimpleImputer
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfVectorizer
+from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, SGDClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, KBinsDiscretizer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, SVR, NuSVC, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from threadpoolctl import threadpool_info
@@ -125,6 +126,9 @@ ESTIMATORS: list[tuple[Any, Any, str, str]] = [
     (HistGradientBoostingRegressor(max_iter=5), X[:, 0], "predict", "FP64"),
     (AdaBoostClassifier(n_estimators=4), Y, "predict", "INT64"),
     (IsolationForest(n_estimators=5), None, "score_samples", "FP64"),
+    (make_pipeline(KNNImputer(), Ridge()), X[:, 0], "predict", "FP64"),
+    (KBinsDiscretizer(3, quantile_method="averaged_inverted_cdf"), None, "transform", "FP32"),
+    (RandomTreesEmbedding(3), None, "transform", "FP64"),
     (MLPRegressor(max_iter=5), X[:, 0], "predict", "FP64"),
     (StackingClassifier([("tree", DecisionTreeClassifier())]), Y, "predict", "INT64"),
     (KMeans(3), None, "transform", "FP64"),
@@ -150,7 +154,8 @@ def test_rows_are_answered_as_the_estimator_answers_them(
     read_only = ROWS.copy()
     read_only.flags.writeable = False
     (got,) = container.execute([read_only])
-    expected = np.asarray(getattr(estimator, method)(ROWS))
+    expected = getattr(estimator, method)(ROWS)
+    expected = expected.toarray() if hasattr(expected, "toarray") else np.asarray(expected)
     assert got.dtype == expected.dtype
     assert got.flags.c_contiguous
     assert np.allclose(got, expected, rtol=1e-9)
@@ -276,6 +281,50 @@ def test_a_category_that_was_never_seen_is_the_callers_fault(file: Path) -> None
         container.execute([texts("a", "z").reshape(1, 2)])
 
 
+COLOURS = np.array([["red", "s"], ["blue", "m"], ["red", "l"], ["green", "m"], ["red", "s"]] * 8, object)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        OneHotEncoder(),
+        OneHotEncoder(sparse_output=False, drop="first"),
+        OneHotEncoder(drop="if_binary", handle_unknown="ignore"),
+        OneHotEncoder(min_frequency=9, handle_unknown="infrequent_if_exist"),
+        OneHotEncoder(max_categories=2, drop="first", handle_unknown="infrequent_if_exist"),
+        OneHotEncoder(categories=[["red", "blue", "green"], ["s", "m", "l"]]),
+    ],
+    ids=["all", "first", "binary", "rare", "most", "order"],
+)
+def test_encoders_of_categories_pass_the_checks_of_their_codes(file: Path, encoder: Any) -> None:
+    container = load(dump(fitted(encoder, COLOURS), file), config("transform"))
+    (got,) = container.execute([texts(*COLOURS[:9].ravel()).reshape(-1, 2)])
+    expected = encoder.transform(COLOURS[:9])
+    assert np.array_equal(got, expected.toarray() if hasattr(expected, "toarray") else expected)
+
+
+def test_an_encoder_of_numbers_passes_too(file: Path) -> None:
+    numbers = np.array([[1.0, 7], [2, np.nan], [3, 8]] * 5, np.float32)
+    encoder = fitted(OneHotEncoder(handle_unknown="ignore"), numbers)
+    container = load(dump(encoder, file), config("transform"))
+    assert np.array_equal(container.execute([numbers])[0], encoder.transform(numbers).toarray())
+
+
+def test_answers_of_mostly_zeros_are_bounded(file: Path) -> None:
+    hashing = HashingVectorizer(n_features=2**31 - 1)
+    with pytest.raises(ArtifactError, match="answers each row with 2147483647 numbers"):
+        load(dump(hashing, file), config("transform"))
+
+
+def test_an_estimator_that_was_fitted_on_many_cores_runs_on_one(file: Path) -> None:
+    means = fitted(KMeans(3))
+    means._n_threads = 64
+    dump(means, file)
+    container = load(file)
+    assert container.execute([ROWS])[0].shape == (7,)
+    assert vars(container._call.__self__)["_n_threads"] == 1  # type: ignore[attr-defined]
+
+
 def test_rows_that_influence_each_other_are_not_batched(file: Path) -> None:
     ranks = FunctionTransformer(np.sort, kw_args={"axis": 0}).fit(X)
     trust = Trust(types=("numpy.sort",))
@@ -284,6 +333,31 @@ def test_rows_that_influence_each_other_are_not_batched(file: Path) -> None:
     assert "rows influence each other" in container.spec.why_not_batched
     with pytest.raises(ConfigurationError, match="max_batch_size is 8, but the model cannot be batched"):
         load(file, config("transform", trust=trust, batching=BatchingConfig(max_batch_size=8)))
+
+
+SORT = FunctionTransformer(np.sort, kw_args={"axis": 0})
+
+
+@pytest.mark.parametrize(
+    ("estimator", "x"),
+    [
+        (make_pipeline(SORT, FunctionTransformer(np.log), Ridge()), np.abs(X)),
+        (make_pipeline(CountVectorizer(), TruncatedSVD(2), SORT, Ridge()), ["pay bill", "noon", "bill noon"] * 40),
+    ],
+    ids=["numbers", "words"],
+)
+def test_rows_are_proved_independent_with_what_the_model_tells_apart(file: Path, estimator: Any, x: Any) -> None:
+    """Neither numbers below zero, which the logarithm refuses, nor words that were never counted."""
+    spec = load(dump(fitted(estimator, x), file), config(trust=Trust(types=("numpy.sort",)))).spec
+    assert not spec.batched
+    assert "rows influence each other" in spec.why_not_batched
+
+
+def test_rows_that_are_all_the_same_prove_nothing(file: Path) -> None:
+    codes = fitted(make_pipeline(OneHotEncoder(), Ridge()), np.array([[1.0], [7.0]] * 5), [0, 1] * 5)
+    spec = load(dump(codes, file)).spec
+    assert not spec.batched
+    assert "cannot be proved" in spec.why_not_batched
 
 
 def test_each_slot_runs_on_one_thread_only(file: Path) -> None:
@@ -468,6 +542,89 @@ def altered(estimator: Any, **attributes: Any) -> Callable[[Path], Path]:
     return build
 
 
+def built_as(loader: str) -> Callable[[Path], Path]:
+    """A tree with sizes that contradict each other, under a name that leads skops to build it by other means."""
+
+    def change(tree: dict[str, Any]) -> None:
+        arguments = tree["__reduce__"]["args"]
+        arguments["content"][2].update(content="1000000000", __id__=1)
+        tree["__loader__"] = loader
+        if loader == "ConstructorFromReduceNode":
+            tree["content"] = arguments
+
+    def build(file: Path) -> Path:
+        dump(fitted(DecisionTreeClassifier(max_depth=3)), file)
+        return rewrite(file, lambda schema: tree_parts(schema, change))
+
+    return build
+
+
+def numbered(estimator: Any, first: int) -> Callable[[Path], Path]:
+    """Words that are counted in columns that are not there."""
+
+    def build(file: Path) -> Path:
+        estimator.fit(["cheap pills now", "meeting at noon"])
+        estimator.vocabulary_ = {word: first + number for number, word in enumerate(estimator.vocabulary_)}
+        return dump(estimator, file)
+
+    return build
+
+
+def narrowed(estimator: Any, place: str = "") -> Callable[[Path], Path]:
+    """An encoder with more codes than columns."""
+
+    def build(file: Path) -> Path:
+        model = fitted(estimator)
+        encoder = getattr(model, place) if place else model
+        encoder._n_features_outs = [1] * len(encoder._n_features_outs)
+        return dump(model, file)
+
+    return build
+
+
+def encoder_with(change: Callable[[Any], None]) -> Callable[[Path], Path]:
+    def build(file: Path) -> Path:
+        encoder = fitted(OneHotEncoder(min_frequency=9, drop="first"), COLOURS)
+        change(encoder)
+        return dump(encoder, file)
+
+    return build
+
+
+def remapped(encoder: Any) -> None:
+    encoder._default_to_infrequent_mappings[0][0] = 1 << 28
+
+
+def unmapped(encoder: Any) -> None:
+    encoder._default_to_infrequent_mappings[0] = None
+
+
+def dropped(encoder: Any) -> None:
+    encoder._drop_idx_after_grouping[0] = -7
+
+
+def disordered(encoder: Any) -> None:
+    encoder.categories_[1] = np.array([3.0, 2.0, 1.0])
+
+
+def added(encoder: Any) -> None:
+    encoder._n_features_outs = np.array(encoder._n_features_outs)
+
+
+def stepless(file: Path) -> Path:
+    """Boosting whose trees, all of them there, add to columns that its beginning does not have."""
+    model = fitted(GradientBoostingClassifier(n_estimators=2))
+    model.estimators_ = np.repeat(model.estimators_, 3, axis=1)
+    model.n_trees_per_iteration_ = 3
+    return dump(model, file)
+
+
+def fewer_columns(file: Path) -> Path:
+    model = fitted(HistGradientBoostingClassifier(max_iter=2))
+    model._preprocessor = ColumnTransformer([("a", "passthrough", [0])]).fit(X)
+    return dump(model, file)
+
+
 def stray_tree(file: Path) -> Path:
     model = fitted(Ridge())
     model.extra_ = [fitted(DecisionTreeClassifier()).tree_]
@@ -571,6 +728,25 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "neighbours that are not there": (altered(KNeighborsClassifier(algorithm="brute"), _fit_X=np.zeros((0, 4)), n_samples_fit_=0), "wants 5 neighbours of 0"),
     "rows that are not there": (altered(KNeighborsClassifier(algorithm="brute"), _fit_X=np.zeros((9, 4))), "which it contradicts"),
     "neighbours' classes that are not there": (altered(KNeighborsClassifier(algorithm="brute"), _y=np.full(120, 7)), "a class that is not one of the 2"),
+    "vectors that are not there": (altered(SVC(), support_=np.array([1 << 30], np.int32), support_vectors_=np.zeros((1, 4)), _n_support=np.array([1, 0], np.int32), _dual_coef_=np.zeros((1, 1))), "do not belong together"),
+    "a machine in a tree's clothes": (altered(SVC(), tree_=fitted(DecisionTreeClassifier()).tree_, _n_support=np.array([5, -5], np.int32)), "do not belong together"),
+    "a tree built as a loss": (built_as("LossNode"), "written as a 'LossNode'"),
+    "a tree built by its arguments": (built_as("ConstructorFromReduceNode"), "written as a 'ConstructorFromReduceNode'"),
+    "words that are not there": (numbered(CountVectorizer(), 1 << 28), "words are not numbered"),
+    "words before the first": (numbered(TfidfVectorizer(), -(1 << 28)), "words are not numbered"),
+    "documents by their file names": (dumped(CountVectorizer(input="filename", vocabulary=["a"])), "reads the files that callers name"),
+    "hashes by file names": (dumped(HashingVectorizer(input="filename")), "reads the files that callers name"),
+    "codes that are not there": (narrowed(OneHotEncoder(handle_unknown="ignore")), "codes that are not one of its 1"),
+    "bins that are not there": (narrowed(KBinsDiscretizer(3, quantile_method="averaged_inverted_cdf"), "_encoder"), "codes that are not one of its 1"),
+    "leaves that are not there": (narrowed(RandomTreesEmbedding(3), "one_hot_encoder_"), "codes that are not one of its 1"),
+    "rare codes that are not there": (encoder_with(remapped), "codes that are not one of its"),
+    "rare codes without a place": (encoder_with(unmapped), "have no place"),
+    "a code dropped before the first": (encoder_with(dropped), "codes that are not one of its"),
+    "categories out of order": (encoder_with(disordered), "not in order"),
+    "widths that add up": (encoder_with(added), "widths for 2 features"),
+    "centres in other dimensions": (altered(KMeans(3), cluster_centers_=np.zeros((3, 1))), r"an array of shape \[3, 1\], with 4 features"),
+    "boosting from nothing": (stepless, r"begins with an array of shape \[2, 1\], and adds to one of \[2, 3\]"),
+    "a histogram of fewer columns": (fewer_columns, "not put in order"),
     "a tree of nobody": (stray_tree, "belongs to no estimator"),
 }  # fmt: skip
 

@@ -438,6 +438,15 @@ def test_a_model_is_converted_once(tmp_path: Path, built: list[str]) -> None:
     kept(tmp_path)
 
 
+def test_a_conversion_leaves_those_of_other_models_alone(tmp_path: Path, built: list[str]) -> None:
+    for name in ("a", "a.json", "*"):
+        saved(file := tmp_path / f"{name}.ubj", {"objective": "binary:logistic"})
+        file.rename(tmp_path / name)
+        load(tmp_path)
+    load(tmp_path)
+    assert len(built) == 3
+
+
 def test_a_damaged_or_foreign_conversion_is_not_trusted(tmp_path: Path, built: list[str]) -> None:
     softprob(path := tmp_path / "model.json")
     expected = answers(path, rows(20))

@@ -300,6 +300,7 @@ def test_turned_bits_are_refused_or_harmless(
         (b"[$d#L\x7f\xff\xff\xff\xff\xff\xff\xff", "a length of 9223372036854775807 at byte 13 goes past its end"),
         (b"[$d#i\x02\0\0\0\0", "2 numbers at byte 6 go past its end"),
         (b"[#i\xff", "a length of -1"),
+        (b"[$Z#i\x01 ", "byte 2: an array of constants"),
         (b"[$di\x01", "a typed array was expected to have a length"),
         (b"Si\x7fabc", "a length of 127 at byte 3 goes past its end"),
         (b"Sdaaaa", "byte 1 is 0x64; a length was expected"),

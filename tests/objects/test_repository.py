@@ -173,9 +173,9 @@ def broken_yaml_in_an_archive(place: Path) -> Path:
     ("build", "message"),
     [
         (lambda place: place / "gone", "gone: there is no such file or directory"),
-        (lambda place: put(place / "notes.txt"), r"notes\.txt is not a model: a \.onnx file, a directory"),
+        (lambda place: put(place / "notes.txt"), r"notes\.txt is not a model: a model's file"),
         (lambda place: put(place / "m.zip"), r"m\.zip is not a model"),
-        (no_model, "m holds no model: a .onnx file"),
+        (no_model, "m holds no model: a model's file"),
         (both_configurations, r"both model\.yaml and config\.pbtxt"),
         (other_container, r"there is no container kind 'caffe'; installed: .*onnx"),
         (several_in_an_archive, r"m\.tar\.gz holds 2 models \(a, b\); one was expected"),

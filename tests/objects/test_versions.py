@@ -356,6 +356,20 @@ def test_a_repository_that_is_gone_is_no_empty_one(tmp_path: Path) -> None:
         catalogue(tmp_path).scan()
 
 
+def test_what_is_no_file_or_folder_is_looked_at_without_waiting(tmp_path: Path) -> None:
+    for name in ("m.tar.gz", "m.onnx", "folder/model.onnx", "folder/model.yaml"):
+        path = tmp_path / "repository" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(path)
+    (tmp_path / "repository" / "loop").symlink_to("loop")
+    (tmp_path / "repository" / "round").mkdir()
+    (tmp_path / "repository" / "round" / "1").symlink_to("..")
+    made = Catalogue((), (tmp_path / "repository",), Archives(tmp_path / "state"), watched=True)
+    errors = {place.path.name: str(entry.error) for place, entry in made.read_all().items() if entry.error}
+    assert set(errors) == {"m.tar.gz", "folder", "round"}
+    assert "m.tar.gz is not a plain file" in errors["m.tar.gz"]
+
+
 def test_an_archive_that_was_only_touched_is_the_same_model(tmp_path: Path) -> None:
     inner = put(tmp_path / "in" / "model.onnx")
     (tmp_path / "r").mkdir()

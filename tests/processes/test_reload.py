@@ -236,10 +236,9 @@ def test_why_is_told_everywhere(server: Server, repository: Path) -> None:
 
 def test_names_that_are_no_text_are_told_and_harm_nothing(server: Server, repository: Path) -> None:
     """A file system takes any bytes as a name, JSON and metrics do not."""
-    outside = os.fsencode(repository) + b"/bad\xff.onnx"
-    os.close(os.open(outside, os.O_CREAT | os.O_WRONLY))
+    (repository / os.fsdecode(b"bad\xff.onnx")).touch()
     within = adder(repository / ".l" / "model.onnx", 9)
-    os.rename(os.fsencode(within), os.fsencode(within.parent) + b"/latin\xe9.onnx")
+    within.rename(within.parent / os.fsdecode(b"latin\xe9.onnx"))
     within.parent.rename(repository / "l")
     wait_until(lambda: reason(server, "bad\\udcff") != "" and reason(server, "l") != "", WITHIN_S, "both reasons")
     assert "cannot be a model's name" in reason(server, "bad\\udcff")
@@ -254,7 +253,7 @@ def test_settings_that_are_no_text_or_number_stop_no_other_model(server: Server,
     """Workers could not even be told of them."""
     for name, settings in (
         ("text", 'environment: {A: "\\ud800"}'),
-        ("number", "inputs: [{name: x, shape: [%d]}]" % 10**30),
+        ("number", f"inputs: [{{name: x, shape: [{10**30}]}}]"),
     ):
         version(repository / f".{name}", 1)
         (repository / f".{name}" / "model.yaml").write_text(settings + "\n")

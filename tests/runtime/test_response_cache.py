@@ -23,6 +23,7 @@ from tests.support import onnx_models as models
 from tests.support import server as support
 from tests.support.clients import Answer, Background, Caller, get, metric, post
 from tests.support.server import Server, wait_until
+from tests.support.versioned import adder, replace
 
 ROOMY = 1 << 30
 
@@ -437,6 +438,40 @@ def test_entries_go_when_there_is_no_room(tmp_path: Path) -> None:
         assert found["bytes"] <= SMALL
         assert found["entries"] + found["evictions"] == 300
         assert found["evictions"] > 100
+
+
+def test_a_model_that_changes_never_answers_for_the_one_before(tmp_path: Path) -> None:
+    """The same input, asked all the time while its model is replaced: once the new one answered, the old never does."""
+    repository = tmp_path / "models"
+    file = adder(repository / "adder" / "model.onnx", 1.0)
+    (file.parent / "model.yaml").write_text(CACHED)
+    arguments = ("--model-control-mode", "poll", "--repository-poll-s", "0.1", "--response-cache-bytes", str(SMALL))
+    row = [1.0, 2.0, 3.0, 4.0]
+    with (
+        support.running("--model-repository", repository, *arguments, state_dir=tmp_path / "state") as server,
+        Caller(server) as caller,
+    ):
+
+        def added() -> float:
+            answer = caller.post(path("adder"), {"instances": [row]})
+            assert answer.status == 200, answer
+            (got,) = answer.json["predictions"]
+            (number,) = {after - before for before, after in zip(row, got, strict=True)}
+            return float(number)
+
+        for number in (1.0, 2.0, 3.0):
+            if number > 1:
+                replace(file, number)
+            seen: list[float] = []
+            wait_until(lambda: seen.append(added()) or seen[-1] == number, 20, f"answers of {number}")  # noqa: B023
+            assert set(seen) <= {number - 1, number}
+            before = counted(server, "adder")["hits"]
+            assert [added() for _ in range(20)] == [number] * 20
+            found = counted(server, "adder")
+            assert found["hits"] == before + 20
+            assert found["entries"] == 1
+        assert metric(server, "serving_cache_hits_total", model="adder") == found["hits"]
+        assert found["misses"] == 3
 
 
 def test_a_model_that_asks_of_a_server_that_keeps_nothing_is_an_error(tmp_path: Path) -> None:
