@@ -38,8 +38,8 @@ class Conventions(msgspec.Struct, frozen=True):
     object a line. `one_line`: a CSV answer holds all rows on one line, parted by commas. `ended_lines`: where it holds a
     row a line, each is ended, the last one too, and a row that is one list is not in quotes. `missing`: empty CSV fields,
     and what a libsvm row leaves out, are NaN; other inputs refuse them. `empty_is_no_content`: an empty body is
-    answered with 204. `unreadable_is_failure`: the model's refusal of its input is a 400 that begins
-    `Unable to evaluate payload provided`.
+    answered with 204. `bare`: JSON answers to questions that are not JSON, and so have no form to mirror, are bare lists.
+    `unreadable_is_failure`: the model's refusal of its input is a 400 that begins `Unable to evaluate payload provided`.
     """
 
     content_type: str = ""
@@ -49,6 +49,7 @@ class Conventions(msgspec.Struct, frozen=True):
     ended_lines: bool = False
     missing: bool = False
     empty_is_no_content: bool = False
+    bare: bool = False
     unreadable_is_failure: bool = False
 
 

@@ -182,7 +182,7 @@ def _spec(reads: Features, outputs: tuple[TensorSpec, ...], why_not: str, missin
         platform="sklearn",
         batched=not why_not,
         why_not_batched=why_not,
-        conventions=Conventions(missing=missing),
+        conventions=Conventions(missing=missing, bare=True),
     )
 
 

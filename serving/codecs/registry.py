@@ -22,7 +22,7 @@ from serving.codecs import (
     recordio,
     wav,
 )
-from serving.codecs.base import Decode, Encode
+from serving.codecs.base import Asked, Buffer, Decode, Decoded, Encode, Style
 from serving.codecs.plan import InputPlan
 from serving.contract import ModelSpec
 from serving.errors import InvalidInput, NotAcceptable, UnsupportedMediaType
@@ -46,6 +46,8 @@ _SAME: Final = {
 _WITH_JSON_HEADER: Final = frozenset({"", JSON, OCTET, "application/vnd.sagemaker-triton.binary+json"})
 # What clients of the v2 routes send with JSON: tritonclient nothing, curl -d a form's type.
 _V2_JSON: Final = frozenset({"", JSON, OCTET, "application/x-www-form-urlencoded"})
+
+_BARE: Final = Asked(Style.BARE)
 
 
 def decoder(plan: InputPlan, media_type: str, json_header_length: int | None, *, face_v2: bool = False) -> Decode:
@@ -75,10 +77,21 @@ def decoder(plan: InputPlan, media_type: str, json_header_length: int | None, *,
     if media_type == CSV:
         csv.check_parameters(parameters)
     if media_type == ARROW or _SAME.get(media_type, media_type) in readable(plan):
-        return _DECODERS[_SAME.get(media_type, media_type)](plan)
+        decode = _DECODERS[_SAME.get(media_type, media_type)](plan)
+        return _answered_bare(decode) if plan.spec.conventions.bare else decode
     raise UnsupportedMediaType(
         f"Content-Type '{media_type[:64]}' is not read; model '{plan.model_name}' reads {', '.join(readable(plan))}"
     )
+
+
+def _answered_bare(decode: Decode) -> Decode:
+    """Decodes as `decode` does, and asks for a bare list where the answer is JSON."""
+
+    def decode_bare(body: Buffer) -> Decoded:
+        rows, columns, signature, _ = decode(body)
+        return rows, columns, signature, _BARE
+
+    return decode_bare
 
 
 def readable(plan: InputPlan) -> list[str]:

@@ -893,6 +893,8 @@ def test_answers_are_those_of_sagemakers_container(tmp_path: Path) -> None:
         assert ask("same", [high]) == b"[[3.0,3.0,0.0,0.0]]"
         assert ask("labels", b"3,3,0,0\n-3,-3,0,0\n", **csv).split() == [b"fraud", b"fine"]
         assert ask("numbers", b"3,3,0,0\n-3,-3,0,0", **csv).split() == [b"1", b"0"]
+        assert ask("numbers", b"3,3,0,0\n-3,-3,0,0", Content_Type="text/csv") == b"[1,0]"
+        assert ask("numbers", {"instances": [high, low]}) == b'{"predictions":[1,0]}'
         stream = io.BytesIO()
         np.save(stream, np.float32([high, low]))
         npy = {"Content_Type": "application/x-npy", "Accept": "application/x-npy"}
