@@ -107,11 +107,6 @@ def is_candidate(path: Path) -> bool:
     return path.is_dir() or path.name.endswith(ARCHIVE_SUFFIXES) or _file_kind(path) is not None
 
 
-def resolve(path: Path, name: str | None, archives: Archives) -> ModelSource:
-    """The newest version that is served of the model at `path`; see `look`."""
-    return look(path, name, archives).served()[0]
-
-
 def look(path: Path, name: str | None, archives: Archives, override: TritonModel | None = None) -> Found:
     """The model at `path`, called `name`, or as its settings say, or after its file or directory.
 

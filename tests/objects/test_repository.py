@@ -13,7 +13,8 @@ from serving.errors import ArtifactError, ConfigurationError, ServingError
 from serving.objects.archive import Archives
 from serving.objects.configuration import read_model_yaml
 from serving.objects.kinds import kind, kinds
-from serving.objects.repository import ENDPOINT_NAME, ModelSource, find, given, resolve
+from serving.objects.repository import ENDPOINT_NAME, ModelSource, find, given
+from tests.support.repositories import resolve
 
 
 @pytest.fixture

@@ -20,10 +20,11 @@ from serving.errors import ArtifactError, ConfigurationError, ServingError
 from serving.objects.archive import Archives
 from serving.objects.catalogue import Catalogue, Entry, owners
 from serving.objects.override import read_override
-from serving.objects.repository import find, look, resolve
+from serving.objects.repository import find, look
 from serving.objects.staging import Changed, Staging
 from serving.objects.versions import chosen, wanted
 from serving.objects.watch import MOST_FILES, FileState, Fingerprint, Place, Watcher, fingerprint, inside
+from tests.support.repositories import resolve
 
 
 @pytest.fixture

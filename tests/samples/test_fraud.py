@@ -12,8 +12,8 @@ import xgboost
 from containers.xgboost.container import XGBoostKind
 from serving.contract import Container, ModelConfig, TensorSpec
 from serving.objects.archive import Archives
-from serving.objects.repository import resolve
 from serving.samples import fraud
+from tests.support.repositories import resolve
 
 
 @pytest.fixture(scope="module")
