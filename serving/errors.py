@@ -225,6 +225,67 @@ class InternalError(ServingError):
     """The server failed; its log has the cause."""
 
 
+# ---------------------------------------------------------------- faults of a call of the control API
+
+
+class ControlFault(ServingError):
+    """The call cannot be carried out."""
+
+    # JSON 1.1: every fault of the caller is a 400, whatever REST would say.
+    http_status = 400
+    grpc_code = INVALID_ARGUMENT
+    sagemaker_code = "ValidationException"
+    sagemaker_status = 400
+
+
+class ResourceNotFound(ControlFault):
+    """There is no such resource."""
+
+    sagemaker_code = "ResourceNotFound"
+
+
+class ResourceInUse(ControlFault):
+    """The resource is in use."""
+
+    sagemaker_code = "ResourceInUse"
+
+
+class Conflict(ControlFault):
+    """The resource was changed meanwhile, or is not in a state for this."""
+
+    sagemaker_code = "ConflictException"
+
+
+class ResourceLimitExceeded(ControlFault):
+    """There are as many of these as there may be."""
+
+    sagemaker_code = "ResourceLimitExceeded"
+
+
+class NotSerialized(ControlFault):
+    """The body is not what the protocol writes."""
+
+    sagemaker_code = "SerializationException"
+
+
+class UnknownOperation(ControlFault):
+    """There is no such operation on this server."""
+
+    http_status = 404
+    grpc_code = UNIMPLEMENTED
+    sagemaker_code = "UnknownOperationException"
+    sagemaker_status = 404
+
+
+class StoreUnavailable(ControlFault):
+    """The control plane's database cannot be reached; what is served goes on."""
+
+    http_status = 503
+    grpc_code = UNAVAILABLE
+    sagemaker_code = "ServiceUnavailable"
+    sagemaker_status = 503
+
+
 # ---------------------------------------------------------------- faults of the operator
 
 
@@ -234,6 +295,18 @@ class ConfigurationError(ServingError):
 
 class ArtifactError(ServingError):
     """The model artifact cannot be served."""
+
+
+class ObjectMissing(ArtifactError):
+    """There is no such object in the object store."""
+
+
+class ObjectChanged(ArtifactError):
+    """The object was replaced while it was read."""
+
+
+class ObjectStoreUnavailable(ArtifactError):
+    """The object store cannot be reached; another try may succeed."""
 
 
 class MissingExtra(ConfigurationError):

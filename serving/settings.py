@@ -45,6 +45,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `allow_pickle` lets models that are pickles run their code in the workers; `trusted_types` are types that skops files
     may hold beside the usual ones. `response_cache_bytes`: what each worker may keep of answers, for models that ask
     for it (`response_cache`); 0 keeps none.
+    `database` is where the control plane keeps its resources, `postgresql://USER:PASSWORD@HOST/NAME` where several servers
+    share it; None is a SQLite file in `state_dir`. `describe_hold_s`: how long DescribeEndpoint is held while its answer
+    would be Creating or Updating. `allow_paths`: folders from which `file://` model data may be read. `with_s3` runs
+    an S3 of one's own on `s3_port`, its files in `state_dir`. `images` maps further image names to container kinds.
+    `model_memory_bytes`: what the models of endpoints may take in all; None asks the system what is free.
     `allowed_hosts` are Host names beside the loopback ones, `allowed_origins` the web pages that may call.
     Port 0 takes a free one.
     """
@@ -74,6 +79,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     region: Region = "us-east-1"
     account_id: AccountId = "123456789012"
+    database: str | None = None
+    describe_hold_s: Annotated[float, Meta(ge=0, le=30)] = 2.0
+    allow_paths: tuple[Path, ...] = ()
+    with_s3: bool = False
+    s3_port: Port = 8333
+    images: Mapping[str, str] = {}
+    model_memory_bytes: Bytes | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -83,6 +95,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     trusted_types: tuple[str, ...] = ()
     response_cache_bytes: Annotated[int, Meta(ge=0)] = 0
     max_archive_bytes: Bytes = 10 * 1024 * MEBIBYTE
+
+
+class Aws(msgspec.Struct, frozen=True, kw_only=True):
+    """What the usual AWS_* variables say of the object store; kept from workers, logs and every answer."""
+
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+    session_token: str | None = None
+    region: str | None = None
+    endpoint_url: str | None = None
+    """Where S3 is; None is AWS's own."""
+
+
+def aws(environ: Mapping[str, str]) -> Aws:
+    """The object store of the environment. Source: "Environment variables" of the AWS SDKs and Tools reference guide."""
+    read = {name: value for name, value in environ.items() if name.startswith("AWS_") and value}
+    return Aws(
+        access_key_id=read.get("AWS_ACCESS_KEY_ID"),
+        secret_access_key=read.get("AWS_SECRET_ACCESS_KEY"),
+        session_token=read.get("AWS_SESSION_TOKEN"),
+        region=read.get("AWS_REGION") or read.get("AWS_DEFAULT_REGION"),
+        endpoint_url=read.get("AWS_ENDPOINT_URL_S3") or read.get("AWS_ENDPOINT_URL"),
+    )
 
 
 FIELDS: Final = {one.name: one for one in msgspec.structs.fields(Settings)}

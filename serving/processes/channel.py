@@ -11,22 +11,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from serving.contract import ModelConfig
+from serving.runtime.wiring import EndpointWiring
 from serving.settings import Settings
 from serving.telemetry.accumulators import Sample
 
 _LENGTH = struct.Struct(">I")
 _MAX_BYTES = 256 * 1024 * 1024
-
-
-class EndpointWiring(msgspec.Struct, frozen=True):
-    """One version of an endpoint of a snapshot: its variant, and the artifact that a container kind will load."""
-
-    name: str
-    variant: str
-    container: str
-    artifact: str
-    config: ModelConfig
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):

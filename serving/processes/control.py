@@ -23,7 +23,7 @@ from serving.objects.repository import Found, ModelSource
 from serving.objects.staging import Changed, Staging
 from serving.objects.versions import wanted
 from serving.objects.watch import Place, Watcher, inside
-from serving.processes.channel import EndpointWiring
+from serving.runtime.wiring import EndpointWiring, Versions
 from serving.settings import Settings
 from serving.telemetry.accumulators import Sample
 
@@ -32,9 +32,6 @@ log = logging.getLogger("serving.control")
 VARIANT: Final = "AllTraffic"
 EVERY_MODEL: Final = "*"
 UNLOADED: Final = "unloaded"
-
-Versions = tuple[EndpointWiring, ...]
-"""The versions of one model, newest first."""
 
 
 class Fleet(Protocol):

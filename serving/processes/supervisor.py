@@ -31,7 +31,6 @@ from serving.processes.channel import (
     Collect,
     Collected,
     Drain,
-    EndpointWiring,
     Gathered,
     Prepare,
     Prepared,
@@ -39,7 +38,8 @@ from serving.processes.channel import (
     Wire,
     Wired,
 )
-from serving.processes.control import Control, Versions
+from serving.processes.control import Control
+from serving.runtime.wiring import EndpointWiring, Versions
 from serving.settings import Settings
 from serving.telemetry import collector
 from serving.telemetry.accumulators import Sample

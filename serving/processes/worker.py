@@ -43,7 +43,6 @@ from serving.processes.channel import (
     Collect,
     Collected,
     Drain,
-    EndpointWiring,
     Gathered,
     Prepare,
     Prepared,
@@ -59,6 +58,7 @@ from serving.runtime.model import Pulse
 from serving.runtime.response_cache import ResponseCache
 from serving.runtime.routing import Endpoint, Snapshot
 from serving.runtime.statistics import VariantStatistics
+from serving.runtime.wiring import EndpointWiring
 from serving.settings import Settings
 from serving.telemetry import logs
 from serving.telemetry.accumulators import Sample

@@ -1,0 +1,40 @@
+"""Wiring: which artifact of which kind is served under which name; what the supervisor tells its workers to serve."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+import msgspec
+
+from serving.contract import ModelConfig
+
+
+class EndpointWiring(msgspec.Struct, frozen=True):
+    """One version of an endpoint of a snapshot: its variant, and the artifact that a container kind will load."""
+
+    name: str
+    variant: str
+    container: str
+    artifact: str
+    config: ModelConfig
+
+
+Versions = tuple[EndpointWiring, ...]
+"""The versions of one endpoint, newest first."""
+
+
+class Fleet(Protocol):
+    """The workers, as the control plane sees them: endpoints by name, each changed whole."""
+
+    def names(self) -> Collection[str]:
+        """The names that are served from the command line; no endpoint can have them."""
+
+    async def deploy(self, endpoints: Mapping[str, Versions]) -> dict[str, str]:
+        """Loads these in every worker, beside what serves under their names, and puts in force those that could be.
+
+        For each name why it could not, or "". What served under a name before goes on where the new cannot.
+        """
+
+    async def withdraw(self, names: Collection[str]) -> None:
+        """Takes these endpoints out of force in every worker; what is in flight is answered."""
