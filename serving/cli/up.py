@@ -14,7 +14,7 @@ from serving.objects.catalogue import Catalogue, Entry
 from serving.objects.watch import Place
 from serving.processes.control import first
 from serving.processes.supervisor import Supervisor
-from serving.settings import Settings, load
+from serving.settings import Aws, Settings, aws, load
 from serving.telemetry import logs
 
 
@@ -45,6 +45,14 @@ from serving.telemetry import logs
 @click.option(
     "--trusted-type", "trusted_types", multiple=True, metavar="TYPE", help="A type that skops files may hold."
 )
+@click.option(
+    "--database", metavar="URL", help="postgresql:// of servers that share endpoints.  [default: SQLite in --state-dir]"
+)
+@click.option("--describe-hold-s", type=float, help="How long DescribeEndpoint waits for news.  [default: 2]")
+@click.option("--allow-path", "allow_paths", multiple=True, metavar="DIR", help="Allow file:// model data from here.")
+@click.option("--with-s3", is_flag=True, default=None, help="Run an S3 of your own (SeaweedFS) on loopback.")
+@click.option("--s3-port", type=int, help="Its port; 0 picks a free one.  [default: 8333]")
+@click.option("--model-memory-bytes", type=int, help="What models of endpoints may take.  [default: what is free]")
 @click.option("--tls-cert", metavar="FILE", help="Certificate chain (PEM).")
 @click.option("--tls-key", metavar="FILE", help="Private key (PEM).")
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="Another Host name to answer to.")
@@ -67,8 +75,8 @@ def up(**flags: Any) -> None:
     entries = catalogue.read_all()
     # What can be told before workers are started is told at once.
     first(settings, catalogue, entries)
-    asyncio.run(_serve(settings, catalogue, entries))
+    asyncio.run(_serve(settings, catalogue, entries, aws(os.environ)))
 
 
-async def _serve(settings: Settings, catalogue: Catalogue, entries: Mapping[Place, Entry]) -> None:
-    await Supervisor(settings, catalogue, entries).run()
+async def _serve(settings: Settings, catalogue: Catalogue, entries: Mapping[Place, Entry], store: Aws) -> None:
+    await Supervisor(settings, catalogue, entries, store).run()

@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
+import orjson
+
+from serving.errors import ServingError
 
 if TYPE_CHECKING:
     from serving.control.store import Transaction
@@ -33,6 +36,20 @@ class Answer(msgspec.Struct, frozen=True):
     content_type: str
     body: bytes
     fields: tuple[tuple[str, str], ...] = ()
+
+
+def scope_of(authorization: str) -> str:
+    """The service that an Authorization header was made for (Signature Version 4), or ""."""
+    scope = authorization.partition("Credential=")[2].partition(",")[0].split("/")
+    return scope[3].strip() if len(scope) == 5 else ""
+
+
+def refusal(error: ServingError, request_id: str) -> Answer:
+    """An error in JSON, for what no protocol could answer."""
+    code = error.sagemaker_code or "InternalFailure"
+    body = orjson.dumps({"__type": code, "message": error.message})
+    fields = (("x-amzn-RequestId", request_id), ("x-amzn-errortype", code))
+    return Answer(error.sagemaker_status, "application/x-amz-json-1.1", body, fields)
 
 
 Parameters: TypeAlias = Mapping[str, Any]

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from serving.control.call import Answer, Request
 from serving.runtime.wiring import EndpointWiring
 from serving.settings import Settings
 from serving.telemetry.accumulators import Sample
@@ -29,10 +30,16 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor to worker: load these and keep them for the next `Wire`, which drops what it does not name."""
+    """Supervisor to worker: load these, beside what is in force, and keep them for a `Wire` until told to `Forget` them."""
 
     call: int
     endpoints: tuple[EndpointWiring, ...]
+
+
+class Forget(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker: what was loaded for that `Prepare` and is not in force need not be kept, loaded yet or not."""
+
+    call: int
 
 
 class Wire(msgspec.Struct, frozen=True, tag=True):
@@ -60,6 +67,13 @@ class Gathered(msgspec.Struct, frozen=True, tag=True):
     message: str = ""
 
 
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker: the answer to its `Call`."""
+
+    call: int
+    answer: Answer
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Supervisor to worker: finish what is in flight, then end."""
 
@@ -72,10 +86,10 @@ class Prepared(msgspec.Struct, frozen=True, tag=True):
 
 
 class Wired(msgspec.Struct, frozen=True, tag=True):
-    """Worker to supervisor: a snapshot is in force, or why it cannot be."""
+    """Worker to supervisor: a snapshot is in force, but for what could not be loaded (`errors`)."""
 
     version: int
-    error: str
+    errors: tuple[str, ...]
     lines: tuple[str, ...]
 
 
@@ -96,8 +110,15 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
     body: bytes = b""
 
 
-ToWorker: TypeAlias = Begin | Prepare | Wire | Collect | Gathered | Drain
-ToSupervisor: TypeAlias = Prepared | Wired | Collected | Ask
+class Call(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor: a caller of mine calls an AWS API."""
+
+    call: int
+    request: Request
+
+
+ToWorker: TypeAlias = Begin | Prepare | Forget | Wire | Collect | Gathered | Answered | Drain
+ToSupervisor: TypeAlias = Prepared | Wired | Collected | Ask | Call
 
 
 class Channel:

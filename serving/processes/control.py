@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,7 @@ from serving.objects.repository import Found, ModelSource
 from serving.objects.staging import Changed, Staging
 from serving.objects.versions import wanted
 from serving.objects.watch import Place, Watcher, inside
+from serving.processes.roster import Roster
 from serving.runtime.wiring import EndpointWiring, Versions
 from serving.settings import Settings
 from serving.telemetry.accumulators import Sample
@@ -32,16 +33,6 @@ log = logging.getLogger("serving.control")
 VARIANT: Final = "AllTraffic"
 EVERY_MODEL: Final = "*"
 UNLOADED: Final = "unloaded"
-
-
-class Fleet(Protocol):
-    """The workers."""
-
-    async def prepare(self, endpoints: Sequence[EndpointWiring]) -> list[str]:
-        """Loads in every worker; for each endpoint why that failed, or ""."""
-
-    async def put(self, endpoints: Versions, default: str | None) -> None:
-        """Puts a snapshot in force in every worker; returns once it is. What was prepared for nothing is dropped."""
 
 
 class Failure(NamedTuple):
@@ -88,10 +79,13 @@ def first(settings: Settings, catalogue: Catalogue, entries: Mapping[Place, Entr
 class Control:
     """Owns what is served; every change goes through it, one at a time."""
 
-    def __init__(self, settings: Settings, catalogue: Catalogue, entries: Mapping[Place, Entry], fleet: Fleet) -> None:
+    def __init__(
+        self, settings: Settings, catalogue: Catalogue, entries: Mapping[Place, Entry], roster: Roster
+    ) -> None:
         self._settings = settings
         self._catalogue = catalogue
-        self._fleet = fleet
+        self._roster = roster
+        self._calls: list[int] = []
         self._mode = settings.model_control_mode
         self._staging = Staging(settings.state_dir / "staged")
         self._entries = dict(entries)
@@ -138,7 +132,7 @@ class Control:
             for name in gone:
                 log.info("model %s is gone from the repository", name)
                 self._forget(name)
-            if self._force != before:
+            if self._force != before or self._calls:
                 await self._put()
             await asyncio.to_thread(self._staging.keep, self._staged())
 
@@ -358,7 +352,8 @@ class Control:
                 failures.append(Failure(wiring, error.message, isinstance(error, Changed)))
                 if isinstance(error, Changed):
                     self._watcher.again(entry.place)
-        whys = await self._fleet.prepare(copied) if copied else []
+        whys, calls = await self._roster.prepare(copied) if copied else ([], [])
+        self._calls += calls
         for wiring, why in zip(copied, whys, strict=True):
             if why:
                 source = plans[wiring.name][1].sources[wiring.config.version]
@@ -371,7 +366,8 @@ class Control:
         default = self._settings.default_model
         if default is None and len(self._force) == 1:
             default = next(iter(self._force))
-        await self._fleet.put(endpoints, default if default in self._force else None)
+        calls, self._calls = self._calls, []
+        await self._roster.put_models(endpoints, default if default in self._force else None, calls)
 
     def _forget(self, name: str) -> None:
         for known in (self._force, self._settled, self._failed):

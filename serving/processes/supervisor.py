@@ -23,14 +23,19 @@ import orjson
 from serving.errors import BadRequest, ConfigurationError, InternalError, ServingError
 from serving.objects.catalogue import Catalogue, Entry
 from serving.objects.watch import Place
+from serving.processes import presence
+from serving.processes.api import Api
 from serving.processes.board import ABSENT, Board
 from serving.processes.channel import (
+    Answered,
     Ask,
     Begin,
+    Call,
     Channel,
     Collect,
     Collected,
     Drain,
+    Forget,
     Gathered,
     Prepare,
     Prepared,
@@ -39,8 +44,9 @@ from serving.processes.channel import (
     Wired,
 )
 from serving.processes.control import Control
+from serving.processes.roster import Roster
 from serving.runtime.wiring import EndpointWiring, Versions
-from serving.settings import Settings
+from serving.settings import Aws, Settings
 from serving.telemetry import collector
 from serving.telemetry.accumulators import Sample
 
@@ -53,6 +59,7 @@ _BACKOFF_LIMIT_S = 5.0
 _KILL_AFTER_S = 5.0
 _PREPARE_ATTEMPTS = 2
 _PUT_S = 120.0
+_WIRE_AGAIN_S = 5.0
 
 
 class WorkerHandle:
@@ -71,11 +78,13 @@ class WorkerHandle:
 
 
 class Supervisor:
-    """Runs the server. Of the models in `entries`, all workers serve the same ones; implements `Fleet`."""
+    """Runs the server. Of the models in `entries`, all workers serve the same ones; implements `Workers`."""
 
-    def __init__(self, settings: Settings, catalogue: Catalogue, entries: Mapping[Place, Entry]) -> None:
+    def __init__(self, settings: Settings, catalogue: Catalogue, entries: Mapping[Place, Entry], aws: Aws) -> None:
         self._settings = settings
-        self._control = Control(settings, catalogue, entries, self)
+        self._roster = Roster(self)
+        self._control = Control(settings, catalogue, entries, self._roster)
+        self._api = Api(settings, aws, catalogue.archives, self._roster)
         self._wire = Wire(0, (), None)
         self._sockets: list[socket.socket] = []
         self._board = Board.make(settings.workers)
@@ -101,9 +110,11 @@ class Supervisor:
             self._spawn(self._serve())
             await self._first_of(self._ready.wait(), self._stopping.wait())
             if self._failure is None and not self._stopping.is_set():
+                presence.write(self._settings.state_dir, self._api.presence(self.url, os.getpid()))
                 say("ready")
                 await self._stopping.wait()
         finally:
+            presence.remove(self._settings.state_dir)
             await self._end()
         if self._failure is not None:
             raise ConfigurationError(self._failure)
@@ -111,11 +122,14 @@ class Supervisor:
     async def _serve(self) -> None:
         """Brings the models into force, and keeps them as they are on disk where that is wanted."""
         try:
-            await self._control.start()
+            await asyncio.gather(self._control.start(), self._api.open())
+            await self._api.restore()
         except ServingError as error:
             if not self._stopping.is_set():
                 self._fail(error.message)
             return
+        await self._roster.open()
+        self._spawn(self._api.run())
         if self._settings.model_control_mode == "poll":
             await self._control.watch()
 
@@ -220,15 +234,17 @@ class Supervisor:
                 call.set_result(message)
         elif isinstance(message, Ask):
             self._spawn(self._answer(worker, message))
+        elif isinstance(message, Call):
+            self._spawn(self._answer_api(worker, message))
 
     def _wired(self, worker: WorkerHandle, message: Wired) -> None:
-        if message.error:
-            if self._ready.is_set():
-                log.error("worker %d cannot serve: %s", worker.number, message.error)
-                worker.process.kill()
-            else:
-                self._fail(message.error)
+        if message.errors and not self._ready.is_set():
+            self._fail(message.errors[0])
             return
+        for error in message.errors:
+            log.error("worker %d cannot serve all that it should: %s", worker.number, error)
+        if message.errors:
+            self._spawn(self._wire_again(worker))
         first = all(other.version < 1 for other in self._workers.values())
         worker.version = message.version
         if first and not self._ready.is_set() and not self._stopping.is_set():
@@ -239,33 +255,48 @@ class Supervisor:
         if self._everywhere():
             self._ready.set()
 
+    async def _wire_again(self, worker: WorkerHandle) -> None:
+        """Lets a worker try once more what it could not load, unless it ends meanwhile."""
+        await self._first_of(asyncio.sleep(_WIRE_AGAIN_S), self._stopping.wait())
+        if self._workers.get(worker.number) is worker and not self._stopping.is_set():
+            worker.channel.send(self._wire)
+
     # ------------------------------------------------------------------ what workers serve
 
-    async def prepare(self, endpoints: Sequence[EndpointWiring]) -> list[str]:
-        """Implements `Fleet`. Once the server is ready one worker loads first, so that what ends a process ends one."""
+    async def prepare(self, endpoints: Sequence[EndpointWiring]) -> tuple[list[str], list[int]]:
+        """Implements `Workers`. Once the server is ready one worker loads first, so that what ends a process ends one."""
+        calls: list[int] = []
+        try:
+            return await self._prepare(endpoints, calls), calls
+        except asyncio.CancelledError:
+            self.forget(calls)
+            raise
+
+    async def _prepare(self, endpoints: Sequence[EndpointWiring], calls: list[int]) -> list[str]:
         whys = [""] * len(endpoints)
         for _ in range(_PREPARE_ATTEMPTS):
             if not await self._until(lambda: len(self._workers) == self._settings.workers):
                 return ["the server is stopping"] * len(endpoints)
             workers = sorted(self._workers.values(), key=lambda worker: worker.number)
             alone = 1 if self._ready.is_set() else len(workers)
-            if not await self._load(workers[:alone], endpoints, whys):
+            if not await self._load(workers[:alone], endpoints, whys, calls):
                 continue
             # One of these that ends meanwhile is replaced, and loads what is wired by then.
-            await self._load(workers[alone:], endpoints, whys)
+            await self._load(workers[alone:], endpoints, whys, calls)
             return whys
         if len(endpoints) == 1:
             return ["the worker process that loaded it ended; the log has how"]
-        return [(await self.prepare([endpoint]))[0] for endpoint in endpoints]
+        return [(await self._prepare([endpoint], calls))[0] for endpoint in endpoints]
 
     async def _load(
-        self, workers: Sequence[WorkerHandle], endpoints: Sequence[EndpointWiring], whys: list[str]
+        self, workers: Sequence[WorkerHandle], endpoints: Sequence[EndpointWiring], whys: list[str], calls: list[int]
     ) -> bool:
         """Loads what has not failed before and notes in `whys` what fails now; False where a worker ended meanwhile."""
         numbers = [number for number, why in enumerate(whys) if not why]
         loads: list[asyncio.Future[Prepared | None]] = []
         for worker in workers:
             self._last_call += 1
+            calls.append(self._last_call)
             load = worker.loads[self._last_call] = asyncio.get_running_loop().create_future()
             loads.append(load)
             worker.channel.send(Prepare(self._last_call, tuple(endpoints[number] for number in numbers)))
@@ -275,8 +306,14 @@ class Supervisor:
                 whys[numbers[position]] = why
         return None not in answers
 
+    def forget(self, calls: Sequence[int]) -> None:
+        """Implements `Workers`."""
+        for call in calls:
+            for worker in self._workers.values():
+                worker.channel.send(Forget(call))
+
     async def put(self, endpoints: Versions, default: str | None) -> None:
-        """Implements `Fleet`."""
+        """Implements `Workers`."""
         self._wire = Wire(self._wire.version + 1, endpoints, default)
         for worker in self._workers.values():
             worker.channel.send(self._wire)
@@ -327,6 +364,9 @@ class Supervisor:
             reply = Gathered(ask.call, b"", InternalError.__name__, InternalError().message)
         asker.channel.send(reply)
 
+    async def _answer_api(self, asker: WorkerHandle, call: Call) -> None:
+        asker.channel.send(Answered(call.call, await self._api.answer(call.request)))
+
     async def _manage(self, ask: Ask) -> bytes:
         """Carries out a call of the repository API."""
         if ask.name is None:
@@ -358,7 +398,7 @@ class Supervisor:
         for name, variant in dict.fromkeys((wiring.name, wiring.variant) for wiring in self._wire.endpoints):
             labels = (("endpoint_name", name), ("variant_name", variant))
             samples.append(Sample("serving_endpoint_in_service", "gauge", labels, int(self._everywhere())))
-        return samples + self._control.samples()
+        return samples + self._control.samples() + self._api.samples()
 
     # ------------------------------------------------------------------ the end
 
@@ -396,6 +436,7 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._api.close()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -17,6 +17,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, request_response
 from starlette.types import Receive, Scope, Send
 
+from serving.control.call import Answer, refusal, scope_of
+from serving.control.call import Request as Call
 from serving.errors import (
     BadRequest,
     LengthRequired,
@@ -35,6 +37,9 @@ from serving.runtime.invocation import Face, Head, Invocation
 from serving.runtime.model import BULK_BYTES
 
 JSON = "application/json"
+MOST_API_BYTES = 4 * 1024 * 1024
+"""A call of the control API; the largest that AWS takes are registrations of some hundred kilobytes."""
+
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -46,6 +51,9 @@ class Admin(Protocol):
 
     async def models(self, name: str | None) -> bytes:
         """JSON: what is loaded, or the last batches of one model, over all workers."""
+
+    async def api(self, request: Call) -> Answer:
+        """What the AWS APIs answer to a POST to `/`."""
 
     async def repository(self, what: str, name: str | None, parameters: bytes) -> bytes:
         """What `serving.frontends.http.model_repository` asks for."""
@@ -92,7 +100,7 @@ class HttpApp:
         v2 = open_inference.Metadata(self._plane)
         routes = [
             self._route("/ping", self._ping),
-            self._route("/", self._page),
+            self._route("/", self._root, "GET", "POST"),
             self._route("/metrics", self._metrics),
             self._route("/debug/models", self._debug),
             self._route("/debug/models/{name}/batches", self._debug),
@@ -207,10 +215,10 @@ class HttpApp:
         finally:
             left.cancel()
 
-    async def _read(self, request: Request) -> bytes:
+    async def _read(self, request: Request, most: int | None = None) -> bytes:
         """The body, inflated, within the limits. Raises `TooLarge`, `Unavailable` or `MalformedBody`."""
         lane = self._lane
-        limit = lane.max_body
+        limit = lane.max_body if most is None else most
         inflater = Inflater(codings_of(request.headers.getlist("content-encoding")), limit)
         declared = request.headers.get("content-length")
         if declared is None and "transfer-encoding" not in request.headers and request.method == "POST":
@@ -247,8 +255,35 @@ class HttpApp:
             return self._error(Face.CONTAINER, NotFound(f"no model '{name}' is served"), None)
         return Response(await self._admin.models(name), media_type=JSON)
 
-    async def _page(self, request: Request) -> Response:
+    async def _root(self, request: Request) -> Response:
+        if request.method == "POST":
+            return await self._api(request)
         return HTMLResponse(page.render(self._plane.snapshot, str(request.base_url).rstrip("/")))
+
+    async def _api(self, request: Request) -> Response:
+        """A call of an AWS API, which the supervisor answers."""
+        headers = request.headers
+        request_id = self._lane.request_id().decode()
+        call = Call(
+            target=headers.get("x-amz-target", ""),
+            content_type=headers.get("content-type", ""),
+            scope=scope_of(headers.get("authorization", "")),
+            host=headers.get("host", ""),
+            request_id=request_id,
+            body=await self._read(request, MOST_API_BYTES),
+        )
+        try:
+            answer = await self._admin.api(call)
+        except ServingError as error:
+            answer = refusal(error, request_id)
+        fields = [(name.lower().encode(), value.encode()) for name, value in answer.fields]
+        response = Response(answer.body, answer.status)
+        response.raw_headers = [
+            *fields,
+            (b"content-type", answer.content_type.encode()),
+            (b"content-length", str(len(answer.body)).encode()),
+        ]
+        return response
 
     async def _index(self, request: Request) -> Response:
         return Response(await model_repository.index(self._admin, await self._read(request)), media_type=JSON)
@@ -261,7 +296,9 @@ class HttpApp:
         name = _model_name(request)
         return Response(await model_repository.unload(self._admin, name, await self._read(request)), media_type=JSON)
 
-    def _route(self, path: str, handler: Callable[[Request], Awaitable[Response]], method: str = "GET") -> Route:
+    def _route(self, path: str, handler: Callable[[Request], Awaitable[Response]], *methods: str) -> Route:
+        known = methods or ("GET",)
+
         async def endpoint(request: Request) -> Response:
             path: bytes = request.scope["raw_path"]
             face = face_of(path)
@@ -269,8 +306,8 @@ class HttpApp:
                 if b"%2f" in path.lower():
                     # Decoded it would be another path; no name that is served holds a slash.
                     raise NotFound(f"there is no {request.method} {path.decode()} on this server")
-                if request.method != method and (request.method, method) != ("HEAD", "GET"):
-                    raise MethodNotAllowed(f"{request.url.path} answers {method}, not {request.method}")
+                if request.method not in known and not (request.method == "HEAD" and "GET" in known):
+                    raise MethodNotAllowed(f"{request.url.path} answers {' and '.join(known)}, not {request.method}")
                 return await handler(request)
             except ServingError as error:
                 return self._error(face, error, None)

@@ -1,0 +1,216 @@
+"""What a worker holds: the models that are in force, and those that are loaded to be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from serving.codecs.plan import InputPlan
+from serving.contract import ModelConfig
+from serving.errors import ServingError, encodable
+from serving.processes.channel import Wire
+from serving.runtime import memory
+from serving.runtime.caching import make_model
+from serving.runtime.dataplane import DataPlane
+from serving.runtime.loading import load
+from serving.runtime.model import Pulse
+from serving.runtime.response_cache import ResponseCache
+from serving.runtime.routing import Endpoint, Snapshot
+from serving.runtime.statistics import VariantStatistics
+from serving.runtime.wiring import EndpointWiring
+from serving.settings import Settings
+from serving.telemetry.accumulators import Sample
+
+log = logging.getLogger("serving.worker")
+
+_LOADS_AT_ONCE: Final = 2
+"""A slow one does not hold up all others, and many do not take the requests' time."""
+
+
+class Loaded(NamedTuple):
+    """A model in memory, and the wiring that it was loaded for."""
+
+    wiring: EndpointWiring
+    endpoint: Endpoint
+
+
+class Holding:
+    """The models of one worker. Changes come one at a time; loads, two at once, beside them."""
+
+    def __init__(self, plane: DataPlane, settings: Settings) -> None:
+        self._plane = plane
+        self._settings = settings
+        self._pulse = Pulse()
+        self._cache = ResponseCache(settings.response_cache_bytes)
+        self._served: dict[tuple[str, str], Loaded] = {}
+        self._prepared: dict[int, list[Loaded]] = {}
+        self._statistics: dict[tuple[str, str], VariantStatistics] = {}
+        self._lock = asyncio.Lock()
+        self._loading = asyncio.Semaphore(_LOADS_AT_ONCE)
+
+    async def prepare(self, call: int, wirings: Sequence[EndpointWiring]) -> tuple[tuple[int, str], ...]:
+        """Loads what will be wired next, beside what is in force; gives what could not be, by position, and why not.
+
+        It is kept until `forget` is called with the same number, which may be while it loads.
+        """
+        self._prepared[call] = []
+        whys = await asyncio.gather(*(self._prepare(call, wiring) for wiring in wirings))
+        return tuple((number, why) for number, why in enumerate(whys) if why)
+
+    async def _prepare(self, call: int, wiring: EndpointWiring) -> str:
+        try:
+            async with self._loading:
+                if self._known(wiring) is not None or call not in self._prepared:
+                    return ""
+                loaded = Loaded(wiring, await self._load(wiring))
+        except Exception as error:
+            return _reason(error, f"model {wiring.name} could not be loaded")
+        if call in self._prepared:
+            self._prepared[call].append(loaded)
+        else:
+            self._drop(loaded)
+        return ""
+
+    def forget(self, call: int) -> None:
+        """Drops what was prepared under that number and is not in force."""
+        for loaded in self._prepared.pop(call, ()):
+            if self._served.get(_key(loaded.wiring)) is not loaded:
+                self._drop(loaded)
+
+    async def wire(self, wire: Wire) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Loads what is new and was not prepared, swaps the snapshot, closes what is gone.
+
+        Gives why what is missing in it could not be loaded, and a line for a person on each model that is new.
+        """
+        async with self._lock:
+            served: dict[tuple[str, str], Loaded] = {}
+            errors: list[str] = []
+            for wiring in wire.endpoints:
+                try:
+                    served[_key(wiring)] = self._known(wiring) or Loaded(wiring, await self._load(wiring))
+                except Exception as error:
+                    errors.append(_reason(error, "a snapshot could not be put in force"))
+            lines = [describe(loaded.endpoint) for key, loaded in served.items() if self._served.get(key) is not loaded]
+            endpoints = [self._counted(loaded.endpoint) for loaded in served.values()]
+            default = wire.default if any(endpoint.name == wire.default for endpoint in endpoints) else None
+            self._plane.swap(Snapshot(wire.version, endpoints, default, self._settings.account_id))
+            before, self._served = self._served, served
+            held = (*served.values(), *(loaded for one in self._prepared.values() for loaded in one))
+            names = {(loaded.wiring.name, loaded.wiring.variant) for loaded in held}
+            self._statistics = {key: counted for key, counted in self._statistics.items() if key in names}
+            for key, loaded in before.items():
+                if served.get(key) is not loaded:
+                    self._drop(loaded)
+            return tuple(errors), tuple(lines)
+
+    def samples(self) -> list[Sample]:
+        """The metrics of what is in force."""
+        samples: list[Sample] = []
+        for counted in self._statistics.values():
+            samples.extend(counted.samples())
+        for _, endpoint in self._served.values():
+            model = endpoint.model
+            samples.extend(model.samples())
+            labels = (("model", model.name), ("version", model.version))
+            samples.append(Sample("serving_queue_requests", "gauge", labels, model.batcher.queued))
+        return samples
+
+    def models(self, name: str | None) -> bytes:
+        """JSON: all that is in force, or the last batches of one model."""
+        endpoints = [loaded.endpoint for loaded in self._served.values()]
+        if name is None:
+            return msgspec.json.encode([_summary(endpoint) for endpoint in endpoints])
+        return msgspec.json.encode([row for one in endpoints if one.name == name for row in one.model.records()])
+
+    # ------------------------------------------------------------------ loads and drops
+
+    async def _load(self, wiring: EndpointWiring) -> Endpoint:
+        started = perf_counter()
+        artifact = Path(wiring.artifact)
+        container, costs = await asyncio.to_thread(load, wiring.container, artifact, wiring.config, self._settings)
+        model = make_model(self._cache, container, wiring.config, costs, self._pulse)
+        log.info(
+            "model %s version %s loaded in %.0f ms",
+            wiring.name,
+            model.version,
+            (perf_counter() - started) * 1e3,
+            extra={"endpoint": wiring.name, "variant": wiring.variant},
+        )
+        key = (wiring.name, wiring.variant)
+        statistics = self._statistics.setdefault(key, VariantStatistics(*key))
+        return Endpoint(wiring.name, wiring.variant, model, InputPlan(container.spec, wiring.config.name), statistics)
+
+    def _known(self, wiring: EndpointWiring) -> Loaded | None:
+        """What is loaded for exactly this wiring."""
+        found = self._served.get(_key(wiring))
+        if found is not None and found.wiring == wiring:
+            return found
+        prepared = (loaded for one in self._prepared.values() for loaded in one)
+        return next((loaded for loaded in prepared if loaded.wiring == wiring), None)
+
+    def _counted(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint, counting on where the model that had its name and version before it stopped."""
+        before = self._served.get((endpoint.name, endpoint.model.version))
+        if before is not None:
+            endpoint.model.statistics = before.endpoint.model.statistics
+        return endpoint
+
+    def _drop(self, loaded: Loaded) -> None:
+        """Closes a model that no snapshot holds, once it has answered everybody, and gives its memory back."""
+        loaded.endpoint.model.close(self._give_back)
+
+    def _give_back(self) -> None:
+        asyncio.get_running_loop().run_in_executor(None, memory.give_back)
+
+
+def _key(wiring: EndpointWiring) -> tuple[str, str]:
+    return wiring.name, wiring.config.version
+
+
+def _reason(error: Exception, what: str) -> str:
+    """Why something failed, as text that every encoding takes; the log has what is no `ServingError`."""
+    if not isinstance(error, ServingError):
+        log.error("%s", what, exc_info=error)
+    return encodable(str(error)) or type(error).__name__
+
+
+def _summary(endpoint: Endpoint) -> dict[str, Any]:
+    model = endpoint.model
+    return {
+        "name": endpoint.name,
+        "variant": endpoint.variant,
+        "version": model.version,
+        "platform": model.spec.platform,
+        "batched": model.spec.batched,
+        "why_not_batched": model.spec.why_not_batched,
+        "max_batch_rows": model.batcher.policy.max_rows,
+        "slots": model.batcher.policy.slots,
+        "queued_requests": model.batcher.queued,
+        "queued_rows": model.batcher.queued_rows,
+        "predicted_wait_us": round(model.batcher.predicted_wait(perf_counter()) * 1e6, 1),
+        "batches": {f"{reason} ({mode})": count for (reason, mode), count in model.statistics.reasons.items()},
+        "response_cache": model.cached(),
+        "pid": os.getpid(),
+    }
+
+
+def describe(endpoint: Endpoint) -> str:
+    """One line for a person: what an endpoint takes and how it is batched."""
+    spec = endpoint.model.spec
+    inputs = ", ".join(f"{tensor.name} {tensor.datatype}{_shape(tensor.shape)}" for tensor in spec.inputs)
+    outputs = ", ".join(f"{tensor.name} {tensor.datatype}{_shape(tensor.shape)}" for tensor in spec.outputs)
+    policy = endpoint.model.batcher.policy
+    batching = f"batches up to {policy.max_rows} rows" if spec.batched else f"not batched: {spec.why_not_batched}"
+    version = "" if endpoint.model.version == ModelConfig().version else f" version {endpoint.model.version}"
+    return f"{endpoint.name}{version}: {inputs} -> {outputs}; {batching}"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "[" + ",".join("N" if size < 0 else str(size) for size in shape) + "]"
