@@ -7,7 +7,6 @@ deadline, priority or hanging up would decide another's answer.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
@@ -22,8 +21,6 @@ from serving.runtime.invocation import Destination, Invocation
 from serving.runtime.model import BULK_BYTES, Model, Pulse
 from serving.runtime.response_cache import Key, Partition, ResponseCache, compact, key_of
 from serving.telemetry.accumulators import Sample
-
-log = logging.getLogger("serving.caching")
 
 
 def make_model(cache: ResponseCache, container: Container, config: ModelConfig, costs: Costs, pulse: Pulse) -> Model:
@@ -84,7 +81,8 @@ class CachingModel(Model):
         except ServingError as refusal:
             item.route.failed(item, refusal)
         except Exception:
-            log.exception("a request to %s could not be taken", self.name)
+            extra = {"variant": item.route.variant}
+            self.log.exception("a request to %s could not be taken", self.name, extra=extra)
             item.route.failed(item, InternalError())
 
     def _serve(self, item: Invocation, key: Key) -> None:
@@ -144,7 +142,8 @@ class _Keeping:
         try:
             self._partition.put(self._key, outputs)
         except Exception:
-            log.exception("an answer of %s could not be kept", self.model.name)
+            extra = {"variant": self.variant}
+            self.model.log.exception("an answer of %s could not be kept", self.model.name, extra=extra)
 
     def failed(self, item: Invocation, error: ServingError) -> None:
         """It failed, which is not kept."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 
-from serving.codecs.base import Asked, Buffer, Decoded, Encode, Encoded
+from serving.codecs.base import Asked, Buffer, Decoded, Encoded
 from serving.contract import Array
 from serving.errors import InternalError, NotReady, ServingError
 from serving.runtime.invocation import Head, Invocation, Reply
@@ -47,8 +47,8 @@ class DataPlane:
             self._enqueue(head, route, route.decode(body), reply, arrived)
         except ServingError as error:
             self._refuse(head, route, reply, error if route is None else route.told(error, empty=not body), arrived)
-        except Exception:
-            log.exception("a request could not be taken")
+        except Exception as error:
+            _tell(route, "a request could not be taken", error)
             self._refuse(head, route, reply, InternalError(), arrived)
 
     async def stream(self, head: Head, body: Buffer, frame: Callable[[bytes], bytes]) -> PartStream:
@@ -75,13 +75,13 @@ class DataPlane:
             timeout_s = route.timeout_s
             if asked is not None and asked.timeout_us:
                 timeout_s = min(timeout_s, asked.timeout_us * 1e-6)
-            encode = partial(_encode_part, route.encode, asked, frame)
+            encode = partial(_encode_part, route, asked, frame)
             return route.model.streams.start(decoded, encode, route.statistics, arrived, timeout_s)
         except ServingError as error:
             self._count(route, error)
             raise
         except Exception as error:
-            log.exception("a stream could not be opened")
+            _tell(route, "a stream could not be opened", error)
             failure = InternalError()
             self._count(route, failure)
             raise failure from error
@@ -109,8 +109,8 @@ class DataPlane:
                 self._enqueue(head, route, decoded, reply, arrived)
             except ServingError as refusal:
                 self._refuse(head, route, reply, route.told(refusal), arrived)
-            except Exception:
-                log.exception("a request could not be taken")
+            except Exception as failure:
+                _tell(route, "a request could not be taken", failure)
                 self._refuse(head, route, reply, InternalError(), arrived)
 
         decode = route.decode
@@ -139,15 +139,23 @@ class DataPlane:
             route.statistics.failed(error)
 
 
+def _tell(route: Route | None, what: str, error: Exception) -> None:
+    """Logs what nobody foresaw, where it can be known as the endpoint's."""
+    if route is None:
+        log.error(what, exc_info=error)
+    else:
+        route.model.log.error(what, exc_info=error, extra={"variant": route.variant})
+
+
 def _encode_part(
-    encode: Encode, asked: Asked | None, frame: Callable[[bytes], bytes], outputs: Sequence[Array]
+    route: Route, asked: Asked | None, frame: Callable[[bytes], bytes], outputs: Sequence[Array]
 ) -> Encoded:
     """A part as its caller wants it; what goes wrong here is no fault of the model."""
     try:
-        fields, body = encode(outputs, asked)
+        fields, body = route.encode(outputs, asked)
         return fields, frame(body)
     except ServingError:
         raise
     except Exception as error:
-        log.exception("a part could not be encoded")
+        _tell(route, "a part could not be encoded", error)
         raise InternalError from error

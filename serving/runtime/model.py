@@ -35,6 +35,7 @@ from serving.runtime.slots import Slots
 from serving.runtime.statistics import ModelStatistics
 from serving.runtime.streaming import Streams
 from serving.telemetry.accumulators import Sample
+from serving.telemetry.endpoint_logs import EndpointLogger
 
 log = logging.getLogger("serving.model")
 
@@ -114,6 +115,8 @@ class Model:
     def __init__(self, container: Container, config: ModelConfig, costs: Costs, pulse: Pulse) -> None:
         self.name = config.name
         self.version = config.version
+        self.log = EndpointLogger(log, config.name)
+        """Where its failures go: the server's log and its endpoint's, few a second."""
         self.spec = container.spec
         self.config = config
         self.statistics = ModelStatistics(config.name, config.version)
@@ -313,7 +316,10 @@ class Model:
     def _run(self, batch: Batch[Invocation]) -> list[Outcome]:
         """Runs a batch; when it fails, its requests run again in halves until only the guilty ones have failed."""
         outcome = self._run_once(batch)
-        if outcome.error is None or len(batch.items) == 1:
+        if outcome.error is None:
+            return [outcome]
+        if len(batch.items) == 1:
+            self._tell(batch, outcome.error)
             return [outcome]
         items = batch.items
         middle = len(items) // 2
@@ -321,7 +327,15 @@ class Model:
         for half in (items[:middle], items[middle:]):
             rows = sum(item.rows for item in half)
             outcomes += self._run(Batch(half, rows, "isolated", batch.formed, batch.oldest))
+        if all(half.error is None for half in outcomes):
+            self._tell(batch, outcome.error, f", {len(items)} requests at once, which it answered apart")
         return outcomes
+
+    def _tell(self, batch: Batch[Invocation], error: ServingError, how: str = "") -> None:
+        """Logs a fault of the model's."""
+        if error.http_status >= 500:
+            what, extra = "model %s version %s%s: %s", {"variant": batch.items[0].route.variant}
+            self.log.error(what, self.name, self.version, how, error.message, exc_info=error.__cause__, extra=extra)
 
     def _run_once(self, batch: Batch[Invocation]) -> Outcome:
         try:
@@ -333,7 +347,6 @@ class Model:
         except ServingError as error:
             return Outcome(batch, (), error)
         except BaseException as error:  # whatever it is, its callers get an answer and the slot goes on
-            log.exception("model %s failed", self.name)
             failure = ModelFailure(f"model '{self.name}' failed: {type(error).__name__}")
             failure.__cause__ = error
             return Outcome(batch, (), failure)
@@ -376,7 +389,7 @@ class Model:
         try:
             item.route.failed(item, error)
         except Exception:
-            log.exception("an error of %s could not be sent", self.name)
+            self.log.exception("an error of %s could not be sent", self.name, extra={"variant": item.route.variant})
 
     def _record(self, batch: Batch[Invocation], mode: str, ended: float) -> None:
         statistics = self.statistics
@@ -418,7 +431,7 @@ class Model:
                     elif (encoded := item.route.encoded(item, mine)) is not None:
                         ready.append((item, encoded))
                 except Exception:
-                    log.exception("an answer of %s was lost", self.name)
+                    self.log.exception("an answer of %s was lost", self.name, extra={"variant": item.route.variant})
                     self._fail(item, InternalError())
             low = high
         for item, (fields, body) in ready:
@@ -426,7 +439,8 @@ class Model:
                 item.reply.answer(item, fields, body)
             except Exception:
                 # Replies promise not to raise; were one to, the other callers of the batch get their answers.
-                log.exception("an answer of %s could not be sent", self.name)
+                extra = {"variant": item.route.variant}
+                self.log.exception("an answer of %s could not be sent", self.name, extra=extra)
         sent = perf_counter()
         for item, _ in ready:
             item.route.count(item, formed, ended, sent)
@@ -478,7 +492,8 @@ class Model:
             elif isinstance(error, ServingError):
                 item.route.failed(item, error)
             else:
-                log.error("an answer of %s could not be encoded", self.name, exc_info=error)
+                extra = {"variant": item.route.variant}
+                self.log.error("an answer of %s could not be encoded", self.name, exc_info=error, extra=extra)
                 item.route.failed(item, InternalError())
 
         self.on_thread(lambda: encode(outputs, asked), then)

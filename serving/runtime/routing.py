@@ -6,7 +6,6 @@ model, decoder, encoder, deadline), worked out once for each distinct head and k
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,8 +26,6 @@ from serving.errors import (
 from serving.runtime.invocation import Face, Head, Invocation
 from serving.runtime.model import Model
 from serving.runtime.statistics import VariantStatistics
-
-log = logging.getLogger("serving.routing")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +83,8 @@ class Route:
         except ServingError as error:
             self.failed(item, error)
         except Exception:
-            log.exception("an answer of %s could not be encoded", self.model.name)
+            extra = {"variant": self.variant}
+            self.model.log.exception("an answer of %s could not be encoded", self.model.name, extra=extra)
             self.failed(item, InternalError())
         return None
 

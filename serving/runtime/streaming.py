@@ -20,10 +20,11 @@ from typing import Final
 
 from serving.codecs.base import Decoded, Encoded
 from serving.contract import Array, StreamingConfig, StreamingContainer
-from serving.errors import DeadlineExceeded, ModelFailure, NotReady, Overloaded, ServingError
+from serving.errors import DeadlineExceeded, InternalError, ModelFailure, NotReady, Overloaded, ServingError
 from serving.runtime.assembly import Assembler
 from serving.runtime.slots import Slots, Work
 from serving.runtime.statistics import VariantStatistics
+from serving.telemetry.endpoint_logs import EndpointLogger
 
 log = logging.getLogger("serving.streaming")
 
@@ -59,6 +60,7 @@ class Streams:
         closed: Callable[[], None],
     ) -> None:
         self.name = name
+        self.log = EndpointLogger(log, name)
         self.config = config
         self.open: set[PartStream] = set()
         self._container = container
@@ -218,16 +220,20 @@ class PartStream:
         except ServingError as failure:
             error = failure
         except BaseException as failure:  # whatever it is, the caller gets an answer and the slot goes on
-            log.exception("a stream of model %s failed", self._streams.name)
             error = ModelFailure(f"model '{self._streams.name}' failed: {type(failure).__name__}")
             error.__cause__ = failure
+        if error is not None and error.http_status >= 500 and not isinstance(error, InternalError):
+            # What is the server's own fault was logged where it was met.
+            what, extra = "a stream of model %s: %s", {"variant": self.variant}
+            self._streams.log.error(what, self.name, error.message, exc_info=error.__cause__, extra=extra)
         self._tell(partial(self._turned, perf_counter(), ended, error))
 
     def _close(self) -> None:
         try:
             self._generator.close()
         except BaseException:
-            log.exception("a stream of model %s failed while it was closed", self._streams.name)
+            extra = {"variant": self.variant}
+            self._streams.log.exception("a stream of model %s failed while it was closed", self.name, extra=extra)
         self._tell(self._gone)
 
     def _tell(self, what: Callable[[], None]) -> None:

@@ -47,6 +47,8 @@ HELP: Final = {
     "serving_http_requests": "Requests read, of all paths.",
     "serving_model_loads": "Times that a model's versions were brought into force (ok) or could not be (failed).",
     "serving_model_unavailable": "1 for what is in a model repository and cannot be served as it is there.",
+    "serving_control_calls": "Calls of the control API by operation and outcome.",
+    "serving_control_held_calls": "DescribeEndpoint calls that wait for a change now.",
     "serving_worker_starts": "Workers started since the server began.",
     "serving_endpoint_in_service": "1 when every worker serves the endpoint.",
 }

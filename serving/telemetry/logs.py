@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import orjson
+
+from serving.telemetry.endpoint_logs import EndpointLogs
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -41,11 +45,19 @@ class HumanFormatter(logging.Formatter):
         super().__init__(f"%(asctime)s {process:<11} %(levelname)-7s %(message)s", "%H:%M:%S")
 
 
-def configure(process: str, form: str, level: str) -> None:
-    """Sets up logging of this process on standard error; `form` is `human` or `json`."""
+def configure(process: str, form: str, level: str, directory: Path | None = None, node: str = "") -> None:
+    """Sets up logging of this process on standard error; `form` is `human` or `json`.
+
+    Records that name an endpoint also go to its log under `directory`, where one is given, as those of `node` (the
+    machine, where that is empty).
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process) if form == "json" else HumanFormatter(process))
+    handlers: list[logging.Handler] = [handler]
+    if directory is not None:
+        handlers.append(EndpointLogs(directory, node or socket.gethostname(), process.removeprefix("worker ")))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = handlers
     root.setLevel(_LEVELS[level])
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for chatty in ("asyncio", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

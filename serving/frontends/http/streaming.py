@@ -123,7 +123,8 @@ class Streamed(Response):
                     parts = await stream.next()
                 last = b""
             except ServingError as error:
-                log.warning("a stream of %s broke: %s", stream.name, error.message)
+                about = {"endpoint": stream.name, "variant": stream.variant}
+                log.warning("a stream of %s broke: %s", stream.name, error.message, extra=about)
                 if framing.fault is None:
                     return  # without the last chunk: the server closes, and the caller knows that something is missing
                 last = framing.fault(error)
