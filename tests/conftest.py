@@ -1,4 +1,4 @@
-"""Fixtures that any test may ask for: the sample models, and real servers."""
+"""Fixtures that any test may ask for: the sample models, real servers, and a PostgreSQL."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from hypothesis import settings
 from serving.errors import MissingExtra
 from serving.samples import file_type, fraud, speech
 from tests.support import server as support
+from tests.support.postgres import database_url as database_url
+from tests.support.postgres import postgres as postgres
+from tests.support.s3 import S3
 from tests.support.server import Server
 
 # The same cases on every run, however slow the machine.
@@ -59,3 +62,10 @@ def sample_server(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     state_dir = tmp_path_factory.mktemp("sample-server") / "state"
     with support.running("--model-repository", samples, state_dir=state_dir) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """One S3 that all tests share; each takes buckets of its own."""
+    with S3(tmp_path_factory.mktemp("s3")) as running:
+        yield running

@@ -42,7 +42,7 @@ class Catalogue:
         given = [repository.given(text) for text in models]
         self.given = tuple(Place(path.absolute(), name) for path, name in given)
         self._repositories = tuple(path.absolute() for path in repositories)
-        self.archives = archives
+        self._archives = archives
         self._watched = watched
 
     def scan(self) -> dict[Place, Fingerprint]:
@@ -58,7 +58,7 @@ class Catalogue:
             if len(files) > MOST_FILES:
                 raise ArtifactError(f"{place.path} holds more than {MOST_FILES} files, which no model does")
             wanted = place in self.given or repository.is_candidate(place.path)
-            found = repository.look(place.path, place.name, self.archives, override) if wanted else None
+            found = repository.look(place.path, place.name, self._archives, override) if wanted else None
         except ServingError as error:
             return Entry(place, files, _called(place), None, error)
         except OSError as error:
