@@ -277,6 +277,27 @@ class UnknownOperation(ControlFault):
     sagemaker_status = 404
 
 
+class InvalidSignature(ControlFault):
+    """The request was signed for something else."""
+
+    http_status = 403
+    grpc_code = PERMISSION_DENIED
+    sagemaker_code = "InvalidSignatureException"
+    sagemaker_status = 403
+
+
+class LogNotFound(ControlFault):
+    """The specified log group does not exist."""
+
+    sagemaker_code = "ResourceNotFoundException"
+
+
+class InvalidLogParameter(ControlFault):
+    """A parameter of a call of the logs API is not valid."""
+
+    sagemaker_code = "InvalidParameterException"
+
+
 class StoreUnavailable(ControlFault):
     """The control plane's database cannot be reached; what is served goes on."""
 

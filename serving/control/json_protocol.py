@@ -1,0 +1,67 @@
+"""AWS's JSON 1.1 protocol: X-Amz-Target names the operation, JSON objects go in and out."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Final
+
+import orjson
+
+from serving.control.call import Answer, Document, Request
+from serving.control.service import Service
+from serving.errors import NotSerialized, UnknownOperation
+
+CONTENT_TYPE: Final = "application/x-amz-json-1.1"
+MEDIA_TYPES: Final = frozenset({CONTENT_TYPE, "application/x-amz-json-1.0"})
+
+SERVICES: Final = {
+    "AmazonEC2ContainerRegistry_V20150921": "ecr",
+    "AmazonSQS": "sqs",
+    "AmazonSSM": "ssm",
+    "AnyScaleFrontendService": "application-autoscaling",
+    "GraniteServiceVersion20100801": "cloudwatch",
+    "Logs_20140328": "logs",
+    "SageMaker": "sagemaker",
+    "TrentService": "kms",
+    "secretsmanager": "secretsmanager",
+}
+"""Services by the prefix of their targets, as far as clients of SageMaker call them; named as botocore names them."""
+
+
+def addressed(request: Request) -> tuple[str, str]:
+    """The service and the operation that the target names. Raises `UnknownOperation`."""
+    prefix, dot, operation = request.target.rpartition(".")
+    if not dot or not operation:
+        raise UnknownOperation(
+            f"X-Amz-Target is {request.target[:200]!r}; SERVICE.Operation was expected, such as SageMaker.CreateModel"
+        )
+    service = SERVICES.get(prefix)
+    if service is None:
+        raise UnknownOperation(
+            f"X-Amz-Target is {request.target[:200]!r}, which is of no API that this server knows; "
+            "SageMaker's targets begin with SageMaker."
+        )
+    return service, operation
+
+
+def read(request: Request) -> object:
+    """The document of a request. Raises `NotSerialized`."""
+    if not request.body:
+        raise NotSerialized("the body is empty; a JSON object was expected, {} where there is nothing to say")
+    try:
+        return orjson.loads(request.body)
+    except orjson.JSONDecodeError as error:
+        raise NotSerialized(f"the body is not JSON: {error}") from None
+
+
+def answer(service: Service, operation: str, document: Document, request_id: str) -> Answer:
+    """The answer to a call that went well: nothing at all where the operation has no output."""
+    body = orjson.dumps(document, default=_plain) if service.operations[operation].output else b""
+    return Answer(200, CONTENT_TYPE, body, (("x-amzn-RequestId", request_id),))
+
+
+def _plain(value: Any) -> str:
+    """Blobs, which the protocol writes in base64."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    raise TypeError(f"{type(value).__name__} is nothing that an answer may hold")
