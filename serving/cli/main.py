@@ -14,7 +14,21 @@ from serving.errors import ServingError
 class Commands(click.Group):
     """Subcommands, imported only when called: `serving up` needs none of the others' libraries."""
 
-    _modules: ClassVar = {"up": "up", "invoke": "invoke", "samples": "samples", "check": "check"}
+    _modules: ClassVar = {
+        name: name
+        for name in (
+            "up",
+            "invoke",
+            "samples",
+            "check",
+            "deploy",
+            "endpoints",
+            "models",
+            "logs",
+            "delete",
+            "env",
+        )
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, in the order of help."""

@@ -68,7 +68,7 @@ from serving.telemetry import logs
 def up(**flags: Any) -> None:
     """Start the server and serve models until SIGTERM or Ctrl-C."""
     settings = load(flags, os.environ)
-    logs.configure("supervisor", settings.log_format, settings.log_level)
+    logs.configure("supervisor", settings.log_format, settings.log_level, settings.state_dir / "logs")
     archives = Archives(settings.state_dir / "models", Limits(max_bytes=settings.max_archive_bytes))
     watched = settings.model_control_mode != "none"
     catalogue = Catalogue(settings.models, settings.model_repositories, archives, watched=watched)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from serving.control.call import Answer, Request, refusal
 from serving.errors import MissingExtra, ServingError, UnknownOperation
-from serving.objects.archive import Archives
 from serving.processes.presence import Presence
 from serving.runtime.wiring import Fleet
 from serving.settings import Aws, Settings
@@ -30,10 +29,9 @@ _PAUSE_LIMIT_S: Final = 30.0
 class Api:
     """What answers the AWS APIs. Its libraries are imported on a thread, so that nothing waits for them that need not."""
 
-    def __init__(self, settings: Settings, aws: Aws, archives: Archives, fleet: Fleet) -> None:
+    def __init__(self, settings: Settings, aws: Aws, fleet: Fleet) -> None:
         self._settings = settings
         self._aws = aws
-        self._archives = archives
         self._fleet = fleet
         self._composing = asyncio.Lock()
         self._missing = ""
@@ -116,10 +114,12 @@ class Api:
 
     async def close(self) -> None:
         """Ends the S3 of one's own and leaves the database."""
-        if self._seaweed is not None:
-            await self._seaweed.stop()
+        if self._reconciler is not None:
+            await self._reconciler.leave()
         if self._store is not None:
             await self._store.close()
+        if self._seaweed is not None:
+            await self._seaweed.stop()
 
     async def _compose(self) -> None:
         async with self._composing:
@@ -143,7 +143,10 @@ class Api:
             ) from error
         settings = self._settings
         place = Place(settings.account_id, settings.region)
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        node = node_id(settings.state_dir)
+        deployer = Deployer(settings, open_store(self._aws, settings.allow_paths))
+        # Last, for it holds the state directory.
         store = Store.open(settings.database, settings.state_dir, place, taken=lambda: frozenset(self._fleet.names()))
         plane = ControlPlane(store, OPERATIONS, logs.handlers(settings.state_dir / "logs", place), settings)
-        deployer = Deployer(open_store(self._aws, settings.allow_paths), self._archives, settings)
-        return store, plane, Reconciler(store, self._fleet, deployer, node_id(settings.state_dir), settings)
+        return store, plane, Reconciler(store, self._fleet, deployer, node, settings)

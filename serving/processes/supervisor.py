@@ -84,7 +84,7 @@ class Supervisor:
         self._settings = settings
         self._roster = Roster(self)
         self._control = Control(settings, catalogue, entries, self._roster)
-        self._api = Api(settings, aws, catalogue.archives, self._roster)
+        self._api = Api(settings, aws, self._roster)
         self._wire = Wire(0, (), None)
         self._sockets: list[socket.socket] = []
         self._board = Board.make(settings.workers)

@@ -278,7 +278,8 @@ async def _main(channel_fd: int, board_fd: int, socket_fds: list[int]) -> None:
     begin = await channel.receive()
     if not isinstance(begin, Begin):
         return
-    logs.configure(f"worker {begin.worker}", begin.settings.log_format, begin.settings.log_level)
+    settings = begin.settings
+    logs.configure(f"worker {begin.worker}", settings.log_format, settings.log_level, settings.state_dir / "logs")
     sockets = [socket.socket(fileno=descriptor) for descriptor in socket_fds]
     try:
         await Worker(channel, begin, sockets, Board(board_fd)).run()
