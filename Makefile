@@ -21,9 +21,9 @@ help: ## print this list
 
 install: $(SERVE) ## make .venv with the serving command
 
-serve: $(SERVE) $(SOUND) ## sample models and a server on 127.0.0.1:8080, with calls to paste (PORT=, HOST=, ARGS=)
+serve: $(SERVE) $(SOUND) ## sample models, a server on 127.0.0.1:8080 and an S3 on 8333, with calls to paste (PORT=, HOST=, ARGS=)
 	@$(BIN)/serving samples .samples --url http://$(HOST):$(PORT)
-	@exec $(BIN)/serving up --host $(HOST) --port $(PORT) --state-dir .state --model-repository .samples $(ARGS)
+	@exec $(BIN)/serving up --host $(HOST) --port $(PORT) --state-dir .state --with-s3 --model-repository .samples $(ARGS)
 
 test: lint ## environment, lint, types and tests (ARGS= goes to pytest)
 	$(BIN)/pytest $(ARGS)
