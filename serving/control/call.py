@@ -6,9 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
-import orjson
-
-from serving.errors import ServingError
 
 if TYPE_CHECKING:
     from serving.control.store import Transaction
@@ -18,13 +15,12 @@ class Request(msgspec.Struct, frozen=True):
     """A POST to `/` as it came in.
 
     `target` is X-Amz-Target, `scope` the service in the credential scope of Authorization (`sagemaker`, `sts`); both may
-    be empty. `host` is the Host header, `request_id` what the answer's x-amzn-RequestId will be.
+    be empty. `request_id` is what the answer's x-amzn-RequestId will be.
     """
 
     target: str
     content_type: str
     scope: str
-    host: str
     request_id: str
     body: bytes
 
@@ -42,14 +38,6 @@ def scope_of(authorization: str) -> str:
     """The service that an Authorization header was made for (Signature Version 4), or ""."""
     scope = authorization.partition("Credential=")[2].partition(",")[0].split("/")
     return scope[3].strip() if len(scope) == 5 else ""
-
-
-def refusal(error: ServingError, request_id: str) -> Answer:
-    """An error in JSON, for what no protocol could answer."""
-    code = error.sagemaker_code or "InternalFailure"
-    body = orjson.dumps({"__type": code, "message": error.message})
-    fields = (("x-amzn-RequestId", request_id), ("x-amzn-errortype", code))
-    return Answer(error.sagemaker_status, "application/x-amz-json-1.1", body, fields)
 
 
 Parameters: TypeAlias = Mapping[str, Any]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -29,7 +30,7 @@ from serving.settings import Settings
 if TYPE_CHECKING:
     from serving.objects.store import ObjectStore
 
-THREADS: Final = 16
+FETCHES: Final = 16
 """Artifacts that are fetched at a time; they mostly wait."""
 
 _LATER_S: Final = 1.0
@@ -70,7 +71,7 @@ class Deployer:
         self._images = settings.images
         self._artifacts = Artifacts(settings.state_dir / "artifacts", objects, limits)
         self._limits = limits
-        self._threads = ThreadPoolExecutor(THREADS, "fetch")
+        self._slots = asyncio.Semaphore(FETCHES)
         self._fetches: dict[tuple[Source, str | None], asyncio.Future[Artifact]] = {}
         self._resolving = 0
         self._quiet = asyncio.Event()
@@ -118,10 +119,6 @@ class Deployer:
         await asyncio.to_thread(remove, taken)
         return True
 
-    def close(self) -> None:
-        """Lets the threads end once their work is done."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
     # ------------------------------------------------------------------ model data
 
     async def _fetch(self, wanted: Plan, revision: str | None) -> Artifact:
@@ -131,9 +128,8 @@ class Deployer:
         if fetch is None:
             # A thread that nobody waits for any more ends a little later.
             limit_s = wanted.download_s + _LATER_S
-            fetch = asyncio.get_running_loop().run_in_executor(
-                self._threads, self._artifacts.fetch, wanted.source, revision, limit_s
-            )
+            work = partial(self._artifacts.fetch, wanted.source, revision, limit_s)
+            fetch = asyncio.ensure_future(self._in_a_slot(work))
             self._fetches[key] = fetch
             self._resolving += 1
             fetch.add_done_callback(lambda done: self._fetched(key, done))
@@ -145,6 +141,32 @@ class Deployer:
                 f"{wanted.source.url} could not be fetched within {wanted.download_s:g} s "
                 "(ModelDataDownloadTimeoutInSeconds)"
             ) from error
+
+    async def _in_a_slot(self, work: Callable[[], Artifact]) -> Artifact:
+        """Runs `work` on a thread that the end of the process does not wait for: what it leaves half-made does not count."""
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Artifact] = loop.create_future()
+
+        def settle(result: Artifact | None, error: BaseException | None) -> None:
+            if outcome.done():
+                return
+            if error is not None:
+                outcome.set_exception(error)
+            elif result is not None:
+                outcome.set_result(result)
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = work()
+            except BaseException as caught:
+                error = caught
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(settle, result, error)
+
+        async with self._slots:
+            Thread(target=run, name="fetch", daemon=True).start()
+            return await outcome
 
     def _fetched(self, key: tuple[Source, str | None], done: asyncio.Future[Artifact]) -> None:
         self._fetches.pop(key, None)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from serving.control.call import Answer, Document, Request
-from serving.control.service import Service
-from serving.errors import NotSerialized, UnknownOperation
+from serving.errors import NotSerialized, ServingError, UnknownOperation
+
+if TYPE_CHECKING:
+    from serving.control.service import Service
 
 CONTENT_TYPE: Final = "application/x-amz-json-1.1"
 MEDIA_TYPES: Final = frozenset({CONTENT_TYPE, "application/x-amz-json-1.0"})
@@ -26,6 +28,9 @@ SERVICES: Final = {
     "secretsmanager": "secretsmanager",
 }
 """Services by the prefix of their targets, as far as clients of SageMaker call them; named as botocore names them."""
+
+_CODES: Final = {"logs": {"ValidationException": "InvalidParameterException"}}
+"""What services call the faults that SageMaker names otherwise."""
 
 
 def addressed(request: Request) -> tuple[str, str]:
@@ -56,8 +61,22 @@ def read(request: Request) -> object:
 
 def answer(service: Service, operation: str, document: Document, request_id: str) -> Answer:
     """The answer to a call that went well: nothing at all where the operation has no output."""
-    body = orjson.dumps(document, default=_plain) if service.operations[operation].output else b""
+    body = encode(document) if service.operations[operation].output else b""
     return Answer(200, CONTENT_TYPE, body, (("x-amzn-RequestId", request_id),))
+
+
+def refuse(error: ServingError, service: str, request_id: str) -> Answer:
+    """The answer to a call that failed."""
+    code = error.sagemaker_code or "InternalFailure"
+    code = _CODES.get(service, {}).get(code, code)
+    body = orjson.dumps({"__type": code, "message": error.message})
+    fields = (("x-amzn-RequestId", request_id), ("x-amzn-errortype", code))
+    return Answer(error.sagemaker_status, CONTENT_TYPE, body, fields)
+
+
+def encode(document: Document) -> bytes:
+    """A document as the protocol writes it."""
+    return orjson.dumps(document, default=_plain)
 
 
 def _plain(value: Any) -> str:

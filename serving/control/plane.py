@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from serving.control import json_protocol, query_protocol
-from serving.control.call import Answer, Document, Handler, Operation, Parameters, Request, refusal
+from serving.control.call import Answer, Document, Handler, Operation, Parameters, Request
+from serving.control.refusal import refusal
 from serving.control.review import TooSlow
 from serving.control.service import PATTERN_TIME_S, Catalogue, Service
 from serving.errors import (
@@ -34,11 +35,15 @@ log = logging.getLogger("serving.control")
 MOST_BYTES: Final = 8 * 1024 * 1024
 """Of a body: above what anybody sends; CreateModelPackage with each of its fields at its longest has half a megabyte."""
 INLINE_BYTES: Final = 16 * 1024
-"""Of a body that is parsed and checked on the loop; larger ones go to a thread."""
+"""Of a body that is parsed and checked, or of an answer that is checked and written, on the loop; larger ones go to a thread."""
+MOST_ANSWERED: Final = 16 * 1024 * 1024
+"""Bytes of an answer: above what any one resource has, below what workers are sent."""
 INLINE_PATTERN_TIME_S: Final = 0.02
 """What patterns may take on the loop; where that is not enough the document goes to a thread."""
 MOST_HELD: Final = 256
 """DescribeEndpoint calls that wait for a change at once; further ones are answered at once."""
+MOST_LOOKS: Final = 4
+"""Of those, how many look at the database at the same time when there are news: other calls do not wait behind them all."""
 
 HELD: Final = "sagemaker.DescribeEndpoint"
 HELD_STATUSES: Final = frozenset({"Creating", "Updating", "Deleting"})
@@ -80,6 +85,7 @@ class ControlPlane:
         self._outcomes: Counter[tuple[str, str]] = Counter()
         self.held = 0
         """DescribeEndpoint calls that wait for a change now."""
+        self._looks = asyncio.Semaphore(MOST_LOOKS)
 
     async def answer(self, request: Request) -> Answer:
         """The answer to a call; AWS's error where it fails. Never raises."""
@@ -87,13 +93,13 @@ class ControlPlane:
         try:
             answer, outcome = await self._answer(request, call), "OK"
         except ServingError as error:
-            answer, outcome = _refuse(error, call, request), error.sagemaker_code or "InternalFailure"
+            answer, outcome = refusal(error, request, call.service), error.sagemaker_code or "InternalFailure"
             if error.sagemaker_status == 500:
                 log.error("%s failed: %s", self._named(call), error.message)
         except Exception:
             log.exception("%s failed (request %s)", self._named(call), request.request_id)
             why = f"the call failed in the server, whose log has the cause (request {request.request_id})"
-            answer, outcome = _refuse(InternalError(why), call, request), "InternalFailure"
+            answer, outcome = refusal(InternalError(why), request, call.service), "InternalFailure"
         self._outcomes[self._named(call), outcome] += 1
         return answer
 
@@ -112,31 +118,25 @@ class ControlPlane:
     async def _answer(self, request: Request, call: Call) -> Answer:
         if len(request.body) > MOST_BYTES:
             raise TooLarge(f"the body has {len(request.body)} bytes; at most {MOST_BYTES} were expected")
-        self._address(request, call)
+        await self._address(request, call)
         service = await self._service(request, call)
         parameters = await self._read(service, request, call)
         document = await self._run(call.key, parameters)
-        document, wrong = service.check_output(call.operation, document, patterns=False)
-        if wrong:
-            paths = ", ".join(dict.fromkeys(fault.path or "the answer" for fault in wrong))
-            log.error("the answer of %s is not what AWS's service model says: %s", call.key, paths)
-        if call.query:
-            return query_protocol.answer(service, call.operation, document, request.request_id)
-        return json_protocol.answer(service, call.operation, document, request.request_id)
+        return await self._write(service, call, document, request.request_id)
 
-    def _address(self, request: Request, call: Call) -> None:
+    async def _address(self, request: Request, call: Call) -> None:
         """Finds out which operation of which service is called. Raises `UnknownOperation` and `NotSerialized`."""
-        media_type = request.content_type.partition(";")[0].strip().lower()
         call.service = request.scope
         if request.target:
-            if media_type not in json_protocol.MEDIA_TYPES:
+            if request.content_type.partition(";")[0].strip().lower() not in json_protocol.MEDIA_TYPES:
                 raise UnknownOperation(
                     f"Content-Type is {request.content_type[:128]!r}; {json_protocol.CONTENT_TYPE} was expected with X-Amz-Target"
                 )
             call.service, call.operation = json_protocol.addressed(request)
-        elif media_type == query_protocol.MEDIA_TYPE:
+        elif query_protocol.speaks(request):
             call.query = True
-            call.fields = query_protocol.read(request)
+            large = len(request.body) > INLINE_BYTES
+            call.fields = await asyncio.to_thread(query_protocol.read, request) if large else query_protocol.read(request)
             call.operation = call.fields.get("Action", "")
             if not call.operation:
                 raise NotSerialized("the form has no Action, which names the operation")
@@ -186,6 +186,21 @@ class ControlPlane:
                 f"1 validation error detected: matching a value with the pattern {error} takes too long"
             ) from None
 
+    async def _write(self, service: Service, call: Call, document: Document, request_id: str) -> Answer:
+        def write() -> Answer:
+            checked, wrong = service.check_output(call.operation, document, patterns=False)
+            if wrong:
+                paths = ", ".join(dict.fromkeys(fault.path or "the answer" for fault in wrong))
+                log.error("the answer of %s is not what AWS's service model says: %s", call.key, paths)
+            protocol = query_protocol if call.query else json_protocol
+            return protocol.answer(service, call.operation, checked, request_id)
+
+        # Encoding is hundreds of times faster than checking.
+        length = len(json_protocol.encode(document))
+        if length > MOST_ANSWERED:
+            raise ControlFault(f"the answer has {length} bytes; at most {MOST_ANSWERED} can be given: ask for less at once")
+        return write() if length <= INLINE_BYTES else await asyncio.to_thread(write)
+
     async def _run(self, key: str, parameters: Parameters) -> Document:
         handler = self._handlers.get(key)
         if handler is not None:
@@ -208,19 +223,8 @@ class ControlPlane:
         try:
             while document.get("EndpointStatus") in HELD_STATUSES and (left := until - loop.time()) > 0:
                 seen = await news.wait(seen, left)
-                document = await self._store.run(lambda transaction: operation(transaction, parameters))
+                async with self._looks:
+                    document = await self._store.run(lambda transaction: operation(transaction, parameters))
         finally:
             self.held -= 1
         return document
-
-
-def _refuse(error: ServingError, call: Call, request: Request) -> Answer:
-    if call.query:
-        answer = query_protocol.refuse(error, call.service, request.request_id)
-    else:
-        answer = refusal(error, request.request_id)
-    if error.retry_after_s is None:
-        return answer
-    return msgspec.structs.replace(
-        answer, fields=(*answer.fields, ("Retry-After", str(max(1, round(error.retry_after_s)))))
-    )

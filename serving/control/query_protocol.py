@@ -9,13 +9,15 @@ from __future__ import annotations
 import base64
 import re
 from datetime import UTC, datetime
-from typing import Any, Final
+from html import escape
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
-from xml.sax.saxutils import escape
 
 from serving.control.call import Answer, Document, Request
-from serving.control.service import Service
 from serving.errors import ControlFault, NotSerialized, ServingError
+
+if TYPE_CHECKING:
+    from serving.control.service import Service
 
 CONTENT_TYPE: Final = "text/xml"
 MEDIA_TYPE: Final = "application/x-www-form-urlencoded"
@@ -31,6 +33,11 @@ _CODES: Final = {
 _MEMBER: Final = re.compile(r"(?P<list>[A-Za-z]+)\.member\.(?P<position>[1-9][0-9]{0,3})")
 # What XML 1.0 cannot hold, not even escaped.
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def speaks(request: Request) -> bool:
+    """Whether a request is a form, so that its answer is XML."""
+    return not request.target and request.content_type.partition(";")[0].strip().lower() == MEDIA_TYPE
 
 
 def read(request: Request) -> dict[str, str]:
@@ -141,4 +148,4 @@ def _scalar(kind: str, value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(_NOT_XML.sub("\ufffd", text))
+    return escape(_NOT_XML.sub("\ufffd", text), quote=False)

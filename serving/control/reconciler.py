@@ -111,6 +111,8 @@ class Reconciler:
         self._rows: dict[str, Row] = {}
         self._asked: dict[str, Asked] = {}
         self._held: dict[str, Held] = {}
+        self._doubtful: set[str] = set()
+        """Names of which it is not known what the fleet serves, since a call of it broke off."""
         self._failures: dict[str, Failure] = {}
         self._jobs: dict[str, Job] = {}
         self._tidying: asyncio.Task[None] | None = None
@@ -180,7 +182,7 @@ class Reconciler:
         self._see(view)
         for row, transition in view.settled:
             self._report(row, transition)
-        for name in {*self._rows, *self._held, *self._jobs, *self._failures}:
+        for name in {*self._rows, *self._held, *self._doubtful, *self._jobs, *self._failures}:
             self._attend(name)
         self._tidy()
 
@@ -191,9 +193,12 @@ class Reconciler:
     def _made(self) -> dict[str, Observation]:
         """What this node makes of endpoints at this moment."""
         made: dict[str, Observation] = {}
-        for name in {*self._held, *self._failures, *self._jobs}:
+        for name in {*self._held, *self._doubtful, *self._failures, *self._jobs}:
             held, failure, job = self._held.get(name), self._failures.get(name), self._jobs.get(name)
-            serving = held.generation if held else OLDER if job and job.loading else settling.NOTHING
+            if name in self._doubtful or (held is None and job is not None and job.loading):
+                serving = OLDER
+            else:
+                serving = held.generation if held is not None else settling.NOTHING
             if failure is not None and failure.told:
                 made[name] = Observation(serving, failure.generation, failure.reason)
             else:
@@ -223,9 +228,13 @@ class Reconciler:
             return
         held = self._held.get(name)
         if row is None or deployment is None:
-            if held is not None:
-                self._start(name, held.generation, self._withdraw(name), loading=True)
-        elif held is not None and (held.generation == row.generation or held.deployment == deployment):
+            if held is not None or name in self._doubtful:
+                self._start(name, OLDER, self._withdraw(name), loading=True)
+        elif (
+            held is not None
+            and name not in self._doubtful
+            and (held.generation == row.generation or held.deployment == deployment)
+        ):
             if self._failures.pop(name, None) is not None or held.generation != row.generation:
                 held.generation = row.generation
                 # It is to be written.
@@ -257,7 +266,8 @@ class Reconciler:
         try:
             held = await self._resolve(row, deployment)
             before = self._held.get(row.name)
-            if before is not None and before.resolved.versions == held.resolved.versions:
+            same = before is not None and before.resolved.versions == held.resolved.versions
+            if same and row.name not in self._doubtful:
                 self._held[row.name] = held
                 outcome = "ok"
             elif await self._load(row, held):
@@ -325,6 +335,7 @@ class Reconciler:
                 why = (await deploy)[row.name]
             except BaseException:
                 deploy.cancel()
+                self._doubtful.add(row.name)
                 self._memory.settle(row.name, loaded=False)
                 raise
         if not why:
@@ -352,6 +363,7 @@ class Reconciler:
             self._fail(row, held.deployment, held.resolved.told(why), passing=False)
         else:
             self._held[row.name] = held
+            self._doubtful.discard(row.name)
             self._untidy = True
 
     async def _withdraw(self, name: str) -> None:
@@ -361,10 +373,11 @@ class Reconciler:
             log.exception("the endpoint %s could not be withdrawn; trying again", name)
             await asyncio.sleep(PASSING_S[0])
             return
-        held = self._held.pop(name)
+        held = self._held.pop(name, None)
+        self._doubtful.discard(name)
         self._memory.drop(name)
         self._untidy = True
-        log.info("endpoint %s: withdrawn", name, extra=_about(name, held.deployment))
+        log.info("endpoint %s: withdrawn", name, extra=_about(name, held.deployment if held is not None else None))
 
     def _fail(self, row: Row, deployment: Deployment, why: str, *, passing: bool, ours: bool = False) -> None:
         """Notes why an endpoint could not be brought into force, and when it is tried again.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Coroutine, Iterator
@@ -12,7 +14,8 @@ from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 from serving.errors import ArtifactError, ConfigurationError, MissingExtra, ObjectChanged, ObjectStoreUnavailable
@@ -39,6 +42,7 @@ _PUT_AT_ONCE: Final = 4
 _MOST_PARTS: Final = 9_000
 """S3 takes 10,000 parts of an upload."""
 _PAGE: Final = 1000
+_ABANDONED_S: Final = 0.1
 
 
 class S3Objects:
@@ -237,6 +241,20 @@ class S3Objects:
         return S3Store(**config, client_options=client, retry_config=retries)
 
 
+class _Abandoned:
+    """When requests were given up last. Where the interpreter ends before they have, obstore aborts the process.
+
+    Source: issue 40 of PyO3/pyo3-async-runtimes.
+    """
+
+    at: ClassVar[float] = float("-inf")
+
+
+@atexit.register
+def _let_abandoned_end() -> None:
+    time.sleep(max(0.0, _Abandoned.at + _ABANDONED_S - monotonic()))
+
+
 class _Keys:
     """The keys that were given, in the form in which obstore asks for them."""
 
@@ -254,8 +272,14 @@ class _Keys:
 
 
 async def _within(work: Coroutine[Any, Any, T], timeout_s: float) -> T:
-    async with asyncio.timeout(timeout_s):
-        return await work
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await work
+    except BaseException:
+        _Abandoned.at = monotonic()
+        # The library is told by callbacks, which the loop would else run with its next work.
+        await asyncio.sleep(0)
+        raise
 
 
 async def _head(store: S3Store, path: str) -> ObjectMeta:

@@ -7,7 +7,8 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from serving.control.call import Answer, Request, refusal
+from serving.control.call import Answer, Request
+from serving.control.refusal import refusal
 from serving.errors import MissingExtra, ServingError, UnknownOperation
 from serving.processes.presence import Presence
 from serving.runtime.wiring import Fleet
@@ -90,7 +91,7 @@ class Api:
                 raise UnknownOperation(self._missing)
             await self._compose()
         except ServingError as error:
-            return refusal(error, request.request_id)
+            return refusal(error, request)
         assert self._plane is not None
         return await self._plane.answer(request)
 

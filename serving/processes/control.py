@@ -116,6 +116,8 @@ class Control:
             await asyncio.sleep(self._settings.repository_poll_s)
             try:
                 await self.poll()
+            except Unavailable:
+                return  # the server is stopping
             except Exception:
                 log.exception("the model repository could not be polled")
 

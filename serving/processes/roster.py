@@ -17,7 +17,7 @@ class Workers(Protocol):
     """The workers, as the supervisor runs them."""
 
     async def prepare(self, endpoints: Sequence[EndpointWiring]) -> tuple[list[str], list[int]]:
-        """Loads in every worker; for each endpoint why that failed, or "", and what `forget` wants."""
+        """Loads in every worker; for each endpoint why that failed, or "", and what `forget` wants. Raises `Unavailable`."""
 
     def forget(self, calls: Sequence[int]) -> None:
         """What was prepared and is not in force need not be kept."""

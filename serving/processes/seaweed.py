@@ -36,7 +36,8 @@ _POLL_S: Final = 0.01
 _STEADY_S: Final = 10.0
 _BACKOFF_S: Final = 0.1
 _BACKOFF_LIMIT_S: Final = 10.0
-_KILL_AFTER_S: Final = 10.0
+_KILL_AFTER_S: Final = 4.0
+"""It needs little more than one second, and now and then hangs once all is written; what it took survives a kill."""
 _LOCK_S: Final = 5.0
 _LOG_BYTES: Final = 1024 * 1024
 _REMEMBERED_BYTES: Final = 16 * 1024

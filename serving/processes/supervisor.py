@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from serving.errors import BadRequest, ConfigurationError, InternalError, ServingError
+from serving.errors import BadRequest, ConfigurationError, InternalError, ServingError, Unavailable
 from serving.objects.catalogue import Catalogue, Entry
 from serving.objects.watch import Place
 from serving.processes import presence
@@ -268,7 +268,7 @@ class Supervisor:
         calls: list[int] = []
         try:
             return await self._prepare(endpoints, calls), calls
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Unavailable):
             self.forget(calls)
             raise
 
@@ -276,7 +276,7 @@ class Supervisor:
         whys = [""] * len(endpoints)
         for _ in range(_PREPARE_ATTEMPTS):
             if not await self._until(lambda: len(self._workers) == self._settings.workers):
-                return ["the server is stopping"] * len(endpoints)
+                raise Unavailable("the server is stopping")
             workers = sorted(self._workers.values(), key=lambda worker: worker.number)
             alone = 1 if self._ready.is_set() else len(workers)
             if not await self._load(workers[:alone], endpoints, whys, calls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -476,22 +477,24 @@ def test_what_a_crash_left_does_not_count(shelf: Shelf, tmp_path: Path) -> None:
 
 def test_two_fetches_of_the_same_leave_what_is_in_use(deployer: Deployer, shelf: Shelf, tmp_path: Path) -> None:
     """One asks for whatever is there, the other for the revision that is there."""
-    shelf.gate.clear()
+    both = threading.Barrier(2)
 
-    async def check() -> tuple[Resolved, Resolved]:
+    def meet(url: str) -> None:
+        both.wait(20)
+
+    shelf.before_fetch = meet
+
+    async def check() -> None:
         asked = (deployment(), deployment(revisions={URL: shelf.info(URL).etag}))
         waiting = [asyncio.ensure_future(deployer.resolve("e", one)) for one in asked]
-        while len(list((tmp_path / "artifacts").glob(".part-*"))) < 2:
-            await asyncio.sleep(0.001)
-        shelf.gate.set()
         first, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         inode = (await first.pop()).artifact.root.stat().st_ino
         one, other = await asyncio.gather(*waiting)
+        assert one == other
         assert one.artifact.root.stat().st_ino == inode
-        return one, other
 
-    one, other = asyncio.run(check())
-    assert one == other
+    asyncio.run(check())
+    assert [one for one in shelf.asked if one.startswith("fetch")] == [f"fetch {URL}"] * 2
     assert not list((tmp_path / "artifacts").glob(".part-*"))
 
 
@@ -515,10 +518,12 @@ def test_unused_artifacts_are_removed(deployer: Deployer, shelf: Shelf, tmp_path
 
 def test_nothing_is_removed_while_something_is_brought_in(deployer: Deployer, shelf: Shelf) -> None:
     shelf.gate.clear()
+    begun = threading.Event()
+    shelf.before_fetch = lambda url: begun.set()
 
     async def check() -> Resolved:
         bringing = asyncio.ensure_future(deployer.resolve("e", deployment()))
-        await asyncio.sleep(0)
+        assert await asyncio.to_thread(begun.wait, 20)
         assert not await deployer.keep([])
         shelf.gate.set()
         return await bringing

@@ -11,14 +11,16 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, request_response
 from starlette.types import Receive, Scope, Send
 
-from serving.control.call import Answer, refusal, scope_of
+from serving.control.call import Answer, scope_of
 from serving.control.call import Request as Call
+from serving.control.refusal import refusal
 from serving.errors import (
     BadRequest,
     LengthRequired,
@@ -39,6 +41,9 @@ from serving.runtime.model import BULK_BYTES
 JSON = "application/json"
 MOST_API_BYTES = 4 * 1024 * 1024
 """A call of the control API; the largest that AWS takes are registrations of some hundred kilobytes."""
+
+_UNREAD = (408, 413, 503)
+"""After these there may be a body on its way that nobody reads."""
 
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -263,23 +268,26 @@ class HttpApp:
     async def _api(self, request: Request) -> Response:
         """A call of an AWS API, which the supervisor answers."""
         headers = request.headers
-        request_id = self._lane.request_id().decode()
         call = Call(
             target=headers.get("x-amz-target", ""),
             content_type=headers.get("content-type", ""),
             scope=scope_of(headers.get("authorization", "")),
-            host=headers.get("host", ""),
-            request_id=request_id,
-            body=await self._read(request, MOST_API_BYTES),
+            request_id=self._lane.request_id().decode(),
+            body=b"",
         )
+        closing: list[tuple[bytes, bytes]] = []
         try:
-            answer = await self._admin.api(call)
+            body = await self._read(request, MOST_API_BYTES)
+            answer = await self._admin.api(msgspec.structs.replace(call, body=body))
         except ServingError as error:
-            answer = refusal(error, request_id)
+            answer = refusal(error, call)
+            if answer.status in _UNREAD:
+                closing = [(b"connection", b"close")]
         fields = [(name.lower().encode(), value.encode()) for name, value in answer.fields]
         response = Response(answer.body, answer.status)
         response.raw_headers = [
             *fields,
+            *closing,
             (b"content-type", answer.content_type.encode()),
             (b"content-length", str(len(answer.body)).encode()),
         ]
@@ -321,7 +329,7 @@ class HttpApp:
         fields = rendered.fields
         if face is Face.RUNTIME:
             fields += b"x-amzn-requestid: %b\r\n" % self._lane.request_id()
-        if isinstance(error, TooLarge | Unavailable | BadRequest) and rendered.status in (408, 413, 503):
+        if isinstance(error, TooLarge | Unavailable | BadRequest) and rendered.status in _UNREAD:
             fields += b"connection: close\r\n"
         response = Response(rendered.body, rendered.status)
         response.raw_headers = streaming.header_list(fields + rendered.length_field)
