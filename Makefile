@@ -14,10 +14,10 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test lint format types bench overload soak lock clean
+.PHONY: help install serve test test-clients lint format types bench bench-control overload soak crash compatibility lock clean
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
 install: $(SERVE) ## make .venv with the serving command
 
@@ -27,6 +27,9 @@ serve: $(SERVE) $(SOUND) ## sample models, a server on 127.0.0.1:8080 and an S3 
 
 test: lint ## environment, lint, types and tests (ARGS= goes to pytest)
 	$(BIN)/pytest $(ARGS)
+
+test-clients: $(TEST) .clients/sdk2/.installed .clients/sdk3/.installed ## stock SageMaker SDKs v2 and v3, each in an environment of its own
+	$(BIN)/pytest tests/clients $(ARGS)
 
 lint: $(TEST) types ## ruff and mypy
 	$(BIN)/ruff check
@@ -42,6 +45,9 @@ format: $(TEST) ## let ruff fix and format what it can
 bench: $(TEST) ## the benchmark table with plots, nine peers included (ARGS=--help tells more)
 	$(BIN)/python -m loadtests.bench --json .bench/report.json --markdown .bench/report.md --plots .bench/plots $(ARGS)
 
+bench-control: $(TEST) ## the control plane's benchmark (ARGS=--help tells more)
+	$(BIN)/python -m loadtests.control --json .bench/control.json --markdown .bench/control.md $(ARGS)
+
 overload: $(TEST) ## ten minutes of open-loop load above capacity, and a worker killed under load
 	$(BIN)/python -m loadtests.overload $(ARGS)
 
@@ -49,13 +55,20 @@ soak: $(TEST) ## long runs: the batcher's properties, then mixed traffic with ki
 	$(BIN)/pytest -q tests/runtime/test_batcher.py --hypothesis-profile=long
 	$(BIN)/python -m loadtests.soak $(ARGS)
 
-lock: | $(BIN)/python ## renew both lock files from pyproject.toml, keeping pins that still fit (ARGS=--upgrade renews them)
+crash: $(TEST) ## supervisor and workers killed 200 times under control traffic (ARGS=--help tells more)
+	$(BIN)/python -m loadtests.crash --markdown .bench/crash.md $(ARGS)
+
+compatibility: $(TEST) ## docs/compatibility.md made anew
+	$(BIN)/python -m serving.control.compatibility > docs/compatibility.md
+
+lock: | $(BIN)/python ## renew the lock files from pyproject.toml, keeping pins that still fit (ARGS=--upgrade renews them)
 	$(BIN)/pip install --quiet pip-tools
 	$(COMPILE) $(ARGS) --output-file requirements.lock pyproject.toml
 	$(COMPILE) $(ARGS) --extra test --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	for sdk in sdk2 sdk3; do $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links $(ARGS) --output-file tests/clients/$$sdk.lock tests/clients/$$sdk.in || exit 1; done
 
 clean: ## remove everything that make made
-	rm -rf .venv .samples .state .bench .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .clients .samples .state .bench .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 
 $(BIN)/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; PYTHON=/path/to/python3 names another." >&2; exit 1; }
@@ -73,4 +86,9 @@ $(SOUND): requirements-no-deps.lock $(SERVE)
 
 $(TEST): requirements-dev.lock $(SERVE) $(SOUND)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.clients/%/.installed: tests/clients/%.lock | $(BIN)/python
+	"$(PYTHON)" -m venv --clear .clients/$*
+	.clients/$*/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

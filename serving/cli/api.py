@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
+from serving.cli.table import cell
 from serving.errors import MissingExtra
 from serving.processes import presence
 from serving.processes.presence import Presence
@@ -153,17 +154,18 @@ class Api:
 @contextmanager
 def calling(url: str | None, state_dir: str | None) -> Iterator[Api]:
     """The API of the server that is meant, for a `with` block in which AWS's errors become `click.ClickException`s."""
-    api = Api(find(url, state_dir, os.environ), os.environ)
+    server = find(url, state_dir, os.environ)
     errors = _botocore("exceptions")
     try:
-        yield api
+        # A profile that is not there, or a file of settings that cannot be read, is found here.
+        yield Api(server, os.environ)
     except errors.ClientError as error:
-        raise click.ClickException(f"{code(error)}: {_one_line(error.response['Error'].get('Message', ''))}") from error
+        raise click.ClickException(f"{code(error)}: {cell(error.response['Error'].get('Message', ''))}") from error
     except errors.EndpointConnectionError as error:
-        asked = error.kwargs.get("endpoint_url", api.server.url)
+        asked = error.kwargs.get("endpoint_url", server.url)
         raise click.ClickException(f"nothing listens at {asked}; is the server running there?") from error
     except errors.BotoCoreError as error:
-        raise click.ClickException(_one_line(str(error))) from error
+        raise click.ClickException(cell(error)) from error
 
 
 def code(error: Any) -> str:
@@ -205,7 +207,3 @@ def _botocore(module: str) -> Any:
         raise MissingExtra(
             f"the server's API is called with botocore, which cannot be imported ({error}): pip install 'serving[control]'"
         ) from error
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

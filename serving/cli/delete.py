@@ -33,7 +33,8 @@ def delete(endpoint: str, url: str | None, state_dir: str | None, everything: bo
                 raise click.ClickException(f"{', '.join(what)}: say --yes to delete without being asked")
             click.confirm(f"Delete {', '.join(what)}?", abort=True)
         client.delete_endpoint(EndpointName=endpoint)
-        while described(client.describe_endpoint, EndpointName=endpoint) is not None:
+        # One that is in another status was created by somebody else since.
+        while (described(client.describe_endpoint, EndpointName=endpoint) or {}).get("EndpointStatus") == "Deleting":
             time.sleep(_POLL_S)
         if config:
             client.delete_endpoint_config(EndpointConfigName=config)

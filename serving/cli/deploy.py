@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from serving.cli import table
 from serving.cli.api import Api, calling, described, target
 from serving.cli.pack import Packed, pack
 from serving.errors import ObjectMissing, ServingError
@@ -74,11 +75,8 @@ def deploy(
     with calling(url, state_dir) as api:
         client = api.client("sagemaker")
         before = described(client.describe_endpoint, EndpointName=name)
-        if before is not None and not update:
-            raise click.ClickException(
-                f"endpoint {name} exists and is {before['EndpointStatus']}: --update puts this model in its place without a "
-                f"lost request, `serving delete {name}` removes it"
-            )
+        if before is not None:
+            _check_replaceable(name, str(before["EndpointStatus"]), update=update)
         made = _remote(model, image) if "://" in model else _upload(api, Path(model).expanduser(), name, image)
         container = {"Image": made.image, **made.data} | ({"Environment": environment} if environment else {})
         variant_of = {"VariantName": variant, "InitialInstanceCount": instance_count, "InstanceType": INSTANCE_TYPE}
@@ -90,6 +88,19 @@ def deploy(
             return
         _wait(client, name, unique, started)
         click.echo(f"{name}: InService after {time.monotonic() - started:.1f} s\n\n{how_to_call(api, name)}")
+
+
+def _check_replaceable(name: str, status: str, *, update: bool) -> None:
+    """Refuses to deploy where an endpoint is that is not to be replaced or cannot be; before anything is uploaded."""
+    if status == "Failed":
+        raise click.ClickException(
+            f"endpoint {name} exists and is Failed, and so cannot be updated: `serving delete {name}` removes it"
+        )
+    if not update:
+        raise click.ClickException(
+            f"endpoint {name} exists and is {status}: --update puts this model in its place without a lost request, "
+            f"`serving delete {name}` removes it"
+        )
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -152,7 +163,7 @@ def _upload(api: Api, path: Path, name: str, image: str | None) -> Model:
                 _progress(f"uploading {packed.file.stat().st_size / 1e6:.1f} MB to {bucket}")
                 objects.put(url, packed.file)
         except ServingError as error:
-            raise click.ClickException(error.message) from error
+            raise click.ClickException(table.cell(error.message)) from error
     return Model(image, {"ModelDataUrl": url}, packed.digest)
 
 
@@ -161,7 +172,7 @@ def _kind(packed: Packed, path: Path, name: str, scratch: Path) -> str:
     try:
         (source, *_) = repository.look(packed.file, name, Archives(scratch / "unpacked")).served()
     except ServingError as error:
-        raise click.ClickException(" ".join(error.message.replace(str(packed.file), str(path)).split())) from error
+        raise click.ClickException(table.cell(error.message.replace(str(packed.file), str(path)))) from error
     return source.container
 
 
@@ -226,7 +237,7 @@ def _wait(client: Any, name: str, config: str, started: float) -> None:
     if status == "InService" and document["EndpointConfigName"] == config:
         return
     kept = "; it serves what it served before" if status == "InService" else ""
-    reason = " ".join(document.get("FailureReason", "no reason was given").split())
+    reason = table.cell(document.get("FailureReason", "no reason was given"))
     raise click.ClickException(f"endpoint {name} is {status}{kept}: {reason}")
 
 

@@ -112,7 +112,10 @@ def _directory(path: Path) -> Iterator[Path]:
 
 def _plain(file: Path, root: Path) -> Path:
     """The file that is packed: itself, or what it is a link to, if that lies in the model's directory."""
-    real = file.resolve()
+    try:
+        real = file.resolve()
+    except RuntimeError as error:
+        raise click.ClickException(f"{file} is a link that leads back to itself; put the file itself there") from error
     if file.is_symlink() and not real.is_relative_to(root.resolve()):
         raise click.ClickException(f"{file} is a link to {real}, outside of the model's directory; copy the file there")
     if not S_ISREG(real.stat().st_mode):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,6 +78,10 @@ def up(**flags: Any) -> None:
     # What can be told before workers are started is told at once.
     first(settings, catalogue, entries)
     asyncio.run(_serve(settings, catalogue, entries, aws(os.environ)))
+    # Threads of the object store's library may still be at a request that nobody waits for, and abort a usual exit.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 async def _serve(settings: Settings, catalogue: Catalogue, entries: Mapping[Place, Entry], store: Aws) -> None:

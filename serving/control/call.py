@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 if TYPE_CHECKING:
     from serving.control.store import Transaction
+
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""Of a body: above what anybody sends, registrations of some hundred kilobytes."""
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -65,8 +65,8 @@ class Memory:
 
     def settle(self, name: str, *, loaded: bool) -> None:
         """What was set aside is loaded, in place of what served under the name before, or is given back."""
-        needed = self._loading.pop(name, 0)
-        if loaded:
+        needed = self._loading.pop(name, None)
+        if loaded and needed is not None:
             self._loaded[name] = needed
 
     def drop(self, name: str) -> None:

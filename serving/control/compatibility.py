@@ -54,7 +54,7 @@ FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
         "sagemaker.DeleteModelPackage",
     ),
     "Tags": ("sagemaker.AddTags", "sagemaker.ListTags", "sagemaker.DeleteTags"),
-    "Identity": ("sts.GetCallerIdentity", "iam.GetRole"),
+    "Identity": ("sts.GetCallerIdentity", "iam.GetRole", "iam.SimulatePrincipalPolicy"),
     "Logs": ("logs.DescribeLogGroups", "logs.DescribeLogStreams", "logs.GetLogEvents", "logs.FilterLogEvents"),
 }
 """All operations that are built."""
@@ -163,6 +163,14 @@ DECLARED: Final[Mapping[str, Mapping[Effect, str]]] = {
     "DeleteTagsInput": {H: "ResourceArn TagKeys"},
     "GetCallerIdentityRequest": {},
     "GetRoleRequest": {H: "RoleName"},
+    "SimulatePrincipalPolicyRequest": {
+        H: "ActionNames",
+        P: "ContextEntries PolicyExclusionList",
+        R: (
+            "PolicySourceArn PolicyInputList PermissionsBoundaryPolicyInputList ResourceArns ResourcePolicy ResourceOwner "
+            "CallerArn ResourceHandlingOption MaxItems Marker"
+        ),
+    },
     "DescribeLogGroupsRequest": {
         H: "logGroupNamePrefix logGroupNamePattern nextToken limit logGroupClass logGroupIdentifiers",
         R: "accountIdentifiers includeLinkedAccounts",
@@ -213,6 +221,9 @@ NOTES: Final[Mapping[str, str]] = {
     "CreateModelPackageInput.ValidationSpecification": "no validation runs; a package is Completed at once",
     "ListTagsInput.MaxResults": "all tags of a resource come in one page",
     "GetRoleRequest.RoleName": "every name is a role of the account",
+    "SimulatePrincipalPolicyRequest.ActionNames": "everything is allowed to everybody, on all resources, in one page",
+    "SimulatePrincipalPolicyRequest.ContextEntries": "refused: nothing depends on a context",
+    "SimulatePrincipalPolicyRequest.PolicyExclusionList": "refused: there are no policies to leave out",
     "FilterLogEventsRequest.filterPattern": "words and quoted phrases, all of which the text must hold; more is refused",
     "FilterLogEventsRequest.interleaved": "events of several streams are always in the order of their times",
     "FilterLogEventsRequest.startFromHead": "false is refused",
@@ -231,6 +242,10 @@ AWS's error classes and texts. Besides:
 - Errors about a value of the wrong type (SerializationException) also say where it is.
 - CreateModel and CreateEndpoint accept model data that does not exist; the endpoint then becomes Failed, with the object
   and the cause in FailureReason.
+- Model data may also lie on the server's machine, in folders that the operator allows with `--allow-path`:
+  `file:///FOLDER/model.tar.gz` in ModelDataUrl, also `file:///FOLDER/` in S3Uri.
+- A resource may have a megabyte as JSON, its Environment and its model card included; more is a ResourceLimitExceeded.
+- Constraints that a parameter of CloudWatch Logs does not satisfy are an InvalidParameterException, as that service has them.
 - An operation that is not in these tables answers UnknownOperationException (in the query protocol InvalidAction), with
   status 404 (400), as does an API that is not served at all.
 

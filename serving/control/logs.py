@@ -9,6 +9,7 @@ import asyncio
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
@@ -90,7 +91,12 @@ class _Reader:
             if name.startswith(prefix) and pattern in name and (not wanted or name in wanted)
         ]
         page, token = _page(kept, lambda name: (name,), parameters)
-        return {"logGroups": [self._group(name) for name in page], **token}
+        groups = []
+        for name in page:
+            # The writer may have removed what had been silent for too long.
+            with suppress(LogNotFound):
+                groups.append(self._group(name))
+        return {"logGroups": groups, **token}
 
     def _group(self, name: str) -> Document:
         spans = [span for stream in self._streams(name) if (span := stream.span()) is not None]

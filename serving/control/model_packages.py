@@ -25,10 +25,21 @@ PENDING: Final = "PendingManualApproval"
 TOKEN_S: Final = 24 * 3600.0
 """How long a ClientToken is remembered."""
 
+BATCH_BYTES: Final = 8 * 1024 * 1024
+"""Of the documents of all packages that BatchDescribeModelPackage looks at."""
+
 TOKEN, DIGEST = "ClientToken", "RequestDigest"
 """Members of stored documents that no answer has."""
 
 _table = schema.model_packages
+
+
+class _Shown(msgspec.Struct, omit_defaults=True):
+    """What lists show of a document."""
+
+    ModelPackageDescription: str | msgspec.UnsetType = msgspec.UNSET
+    ModelLifeCycle: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    ModelPackageRegistrationType: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def create(tx: Transaction, parameters: Parameters) -> Document:
@@ -90,7 +101,8 @@ def delete(tx: Transaction, parameters: Parameters) -> Document:
 def batch_describe(tx: Transaction, parameters: Parameters) -> Document:
     summaries: Document = {}
     errors: Document = {}
-    for arn in parameters["ModelPackageArnList"]:
+    length = 0
+    for place, arn in enumerate(dict.fromkeys(parameters["ModelPackageArnList"]), 1):
         try:
             row = MODEL_PACKAGE.find(tx, arn)
             if row.version is None:
@@ -98,6 +110,11 @@ def batch_describe(tx: Transaction, parameters: Parameters) -> Document:
         except ControlFault as fault:
             errors[arn] = {"ErrorCode": fault.sagemaker_code, "ErrorResponse": fault.message}
         else:
+            length += len(row.document)
+            if length > BATCH_BYTES:
+                raise ControlFault(
+                    f"The first {place} of these model packages have more than {BATCH_BYTES} bytes; describe fewer at once"
+                )
             specification = decode(row.document).get("InferenceSpecification", {"Containers": []})
             summaries[arn] = _summary(row) | {"InferenceSpecification": specification}
             summaries[arn].pop("ModelLifeCycle", None)
@@ -207,9 +224,8 @@ def _head(row: Row[Any]) -> Document:
 
 
 def _summary(row: Row[Any]) -> Document:
-    document = decode(row.document)
-    shown = ("ModelPackageDescription", "ModelLifeCycle", "ModelPackageRegistrationType")
-    return _head(row) | {member: document[member] for member in shown if member in document}
+    shown: Document = msgspec.to_builtins(msgspec.json.decode(row.document, type=_Shown))
+    return _head(row) | shown
 
 
 LISTING: Final = Listing(

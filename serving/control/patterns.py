@@ -42,7 +42,7 @@ OVERRIDES: Final = {
 
 EXTENSIONS: Final = {
     # Model data may come from folders of the operator's own; which, the object store knows (`--allow-path`).
-    r"(https|s3)://([^/]+)/?(.*)": r"(https|s3|file)://([^/]*)/?(.*)",
+    r"(https|s3)://([^/]+)/?(.*)": r"((https|s3)://([^/]+)/?|file:///)(.*)",
 }
 """Patterns that this server takes further than AWS does."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from serving.control import json_protocol, query_protocol
-from serving.control.call import Answer, Document, Handler, Operation, Parameters, Request
+from serving.control.call import MOST_BYTES, Answer, Document, Handler, Operation, Parameters, Request
 from serving.control.refusal import refusal
 from serving.control.review import TooSlow
 from serving.control.service import PATTERN_TIME_S, Catalogue, Service
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("serving.control")
 
-MOST_BYTES: Final = 8 * 1024 * 1024
-"""Of a body: above what anybody sends; CreateModelPackage with each of its fields at its longest has half a megabyte."""
 INLINE_BYTES: Final = 16 * 1024
 """Of a body that is parsed and checked, or of an answer that is checked and written, on the loop; larger ones go to a thread."""
 MOST_ANSWERED: Final = 16 * 1024 * 1024
@@ -111,6 +109,11 @@ class ControlPlane:
         ]
         return [*counts, Sample("serving_control_held_calls", "gauge", (), self.held)]
 
+    def release(self) -> None:
+        """Answers the calls that are held, and holds no more: nobody who stops the server waits for them."""
+        self._hold_s = 0.0
+        self._store.news.tell()
+
     def _named(self, call: Call) -> str:
         """The operation for logs and metrics, which take no names of a caller's invention."""
         return call.key if call.key in self._built else "unknown"
@@ -136,7 +139,9 @@ class ControlPlane:
         elif query_protocol.speaks(request):
             call.query = True
             large = len(request.body) > INLINE_BYTES
-            call.fields = await asyncio.to_thread(query_protocol.read, request) if large else query_protocol.read(request)
+            call.fields = (
+                await asyncio.to_thread(query_protocol.read, request) if large else query_protocol.read(request)
+            )
             call.operation = call.fields.get("Action", "")
             if not call.operation:
                 raise NotSerialized("the form has no Action, which names the operation")
@@ -171,7 +176,11 @@ class ControlPlane:
 
     async def _read(self, service: Service, request: Request, call: Call) -> Parameters:
         def read(budget_s: float, *, yields: bool) -> Parameters:
-            document = query_protocol.inputs(service, call.fields) if call.query else json_protocol.read(request)
+            document = (
+                query_protocol.inputs(service, call.operation, call.fields)
+                if call.query
+                else json_protocol.read(request)
+            )
             return service.read(call.operation, document, budget_s, yields=yields)
 
         if len(request.body) <= INLINE_BYTES:
@@ -192,13 +201,15 @@ class ControlPlane:
             if wrong:
                 paths = ", ".join(dict.fromkeys(fault.path or "the answer" for fault in wrong))
                 log.error("the answer of %s is not what AWS's service model says: %s", call.key, paths)
-            protocol = query_protocol if call.query else json_protocol
-            return protocol.answer(service, call.operation, checked, request_id)
+            answer = query_protocol.answer if call.query else json_protocol.answer
+            return answer(service, call.operation, checked, request_id)
 
         # Encoding is hundreds of times faster than checking.
         length = len(json_protocol.encode(document))
         if length > MOST_ANSWERED:
-            raise ControlFault(f"the answer has {length} bytes; at most {MOST_ANSWERED} can be given: ask for less at once")
+            raise ControlFault(
+                f"the answer has {length} bytes; at most {MOST_ANSWERED} can be given: ask for less at once"
+            )
         return write() if length <= INLINE_BYTES else await asyncio.to_thread(write)
 
     async def _run(self, key: str, parameters: Parameters) -> Document:
@@ -221,7 +232,9 @@ class ControlPlane:
             return document
         self.held += 1
         try:
-            while document.get("EndpointStatus") in HELD_STATUSES and (left := until - loop.time()) > 0:
+            while (
+                self._hold_s and document.get("EndpointStatus") in HELD_STATUSES and (left := until - loop.time()) > 0
+            ):
                 seen = await news.wait(seen, left)
                 async with self._looks:
                     document = await self._store.run(lambda transaction: operation(transaction, parameters))

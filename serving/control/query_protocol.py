@@ -1,7 +1,7 @@
 """AWS's query protocol, of STS, IAM and EC2: a form goes in, XML comes out.
 
-Of inputs only scalars and lists of them are read, which is all that SDKs send to the built operations; a structure is an
-unknown member.
+Of inputs only texts, numbers without fractions, truth values and lists of texts are read, which is all that SDKs send to the
+built operations; structures are refused.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import re
 from datetime import UTC, datetime
-from html import escape
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
@@ -31,7 +30,9 @@ _CODES: Final = {
     "ValidationException": ("ValidationError", 400),
 }
 _MEMBER: Final = re.compile(r"(?P<list>[A-Za-z]+)\.member\.(?P<position>[1-9][0-9]{0,3})")
+_INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
 # What XML 1.0 cannot hold, not even escaped.
+_ESCAPED: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"})
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -55,21 +56,41 @@ def read(request: Request) -> dict[str, str]:
     return fields
 
 
-def inputs(service: Service, fields: dict[str, str]) -> dict[str, Any]:
-    """The input document in a form's fields. Raises `ControlFault` for the version of another API."""
+def inputs(service: Service, operation: str, fields: dict[str, str]) -> dict[str, Any]:
+    """The input document of an operation in a form's fields. Raises `ControlFault` for another version, and for structures."""
     version = fields.get("Version", service.version)
     if version != service.version:
         raise ControlFault(f"Version is {version[:64]!r}; {service.version} was expected of {service.name}")
+    shape = service.operations[operation].input
+    kinds = {
+        member: service.shapes[held["shape"]]["type"]
+        for member, held in (service.shapes[shape]["members"] if shape else {}).items()
+    }
     document: dict[str, Any] = {}
     lists: dict[str, dict[int, str]] = {}
     for name, value in fields.items():
         if found := _MEMBER.fullmatch(name):
             lists.setdefault(found["list"], {})[int(found["position"])] = value
+        elif "." in name and name.partition(".")[0] in kinds:
+            raise ControlFault(
+                f"{name[:128]} is a part of a structure, and {operation} takes none of those here; leave it out"
+            )
         elif name not in ("Action", "Version"):
-            document[name] = value
+            document[name] = _typed(kinds.get(name, "string"), value)
     for name, members in lists.items():
         document[name] = [members[position] for position in sorted(members)]
     return document
+
+
+def _typed(kind: str, value: str) -> Any:
+    """A field as the value of its member; what cannot be one stays text, and is refused as such."""
+    if kind == "list" and not value:
+        return []
+    if kind == "boolean":
+        return {"true": True, "false": False}.get(value, value)
+    if kind in ("integer", "long") and _INTEGER.fullmatch(value):
+        return int(value)
+    return value
 
 
 def answer(service: Service, operation: str, document: Document, request_id: str) -> Answer:
@@ -148,4 +169,4 @@ def _scalar(kind: str, value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(_NOT_XML.sub("\ufffd", text), quote=False)
+    return _NOT_XML.sub("\ufffd", text).translate(_ESCAPED)

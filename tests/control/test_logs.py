@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -411,3 +413,23 @@ def test_files_that_cannot_be_read_are_a_clear_error(call: Call, tmp_path: Path)
     (tmp_path / "fraud" / "v" / "host-0.jsonl").mkdir(parents=True)
     with pytest.raises(StoreUnavailable, match="the logs cannot be read: Is a directory"):
         call("FilterLogEvents", logGroupName=GROUP)
+
+
+def test_groups_that_go_while_they_are_listed_are_left_out(tmp_path: Path, call: Call) -> None:
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            for number in range(20):
+                write(tmp_path, (1, "x"), endpoint=f"e{number}")
+            for number in range(20):
+                shutil.rmtree(tmp_path / f"e{number}")
+
+    writer = threading.Thread(target=come_and_go)
+    writer.start()
+    try:
+        for _ in range(100):
+            call("DescribeLogGroups")
+    finally:
+        ended.set()
+        writer.join()

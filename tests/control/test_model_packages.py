@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from serving.control import model_packages
 from serving.control.call import Document
 from serving.control.operations import OPERATIONS
+from serving.control.resource import MOST_BYTES
 from serving.control.store import Store
-from serving.errors import Conflict, ControlFault
+from serving.errors import Conflict, ControlFault, ResourceLimitExceeded
 from tests.control.caller import ONE_DATABASE, ROLE, Caller, arn, variant
 from tests.control.conftest import Clock
 
@@ -359,6 +361,31 @@ def test_packages_in_a_batch(call: Caller) -> None:
         },
         absent: {"ErrorCode": "ValidationException", "ErrorResponse": f"ModelPackage {absent} does not exist."},
     }
+
+
+def test_a_package_that_grows_too_large_is_refused(call: Caller) -> None:
+    environment = {f"k{number}": "v" * 1000 for number in range(100)}
+    container = {"Image": "onnx", "Environment": environment}
+    package = register(call)
+
+    def add(name: str) -> None:
+        added = [{"Name": name, "Containers": [container] * 4}]
+        call("UpdateModelPackage", ModelPackageArn=package, AdditionalInferenceSpecificationsToAdd=added)
+
+    add("n0")
+    add("n1")
+    with pytest.raises(ResourceLimitExceeded, match=f"bytes as JSON; at most {MOST_BYTES} are possible"):
+        add("n2")
+    assert [one["Name"] for one in described(call, package)["AdditionalInferenceSpecifications"]] == ["n0", "n1"]
+
+
+@ONE_DATABASE
+def test_packages_that_are_too_large_for_one_batch(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_packages, "BATCH_BYTES", 1000)
+    arns = [register(call) for _ in range(5)]
+    assert len(call("BatchDescribeModelPackage", ModelPackageArnList=arns[:1] * 100)["ModelPackageSummaries"]) == 1
+    with pytest.raises(ControlFault, match="of these model packages have more than 1000 bytes; describe fewer at once"):
+        call("BatchDescribeModelPackage", ModelPackageArnList=arns)
 
 
 # ---------------------------------------------------------------- models made from packages

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import regex
 
-from serving.control.patterns import OVERRIDES, compiled, translated
+from serving.control.patterns import EXTENSIONS, OVERRIDES, compiled, translated
 from serving.control.service import data_folder, read_model
 from serving.errors import ConfigurationError
 
@@ -72,6 +72,25 @@ def test_what_a_pattern_means(pattern: str, text: str, matches: bool | None) -> 
             compiled(pattern)
     else:
         assert (compiled(pattern).fullmatch(text) is not None) is matches
+
+
+@pytest.mark.parametrize(
+    ("url", "matches"),
+    [
+        ("s3://bucket/key", True),
+        ("https://host/path", True),
+        ("file:///srv/models/model.tar.gz", True),
+        ("file:///", True),
+        ("file://srv/model.tar.gz", False),
+        ("file:model.tar.gz", False),
+        ("s3:///key", False),
+        ("ftp://host/path", False),
+    ],
+)
+def test_model_data_may_also_be_in_a_folder(url: str, matches: bool) -> None:
+    (pattern,) = EXTENSIONS
+    assert pattern in patterns()
+    assert (compiled(pattern).fullmatch(url) is not None) is matches
 
 
 def test_an_override_takes_what_the_pattern_takes_in_utf_16() -> None:

@@ -106,13 +106,13 @@ OPERATIONS = {
 def target(operation: str, document: Any = None, **changes: Any) -> Request:
     """A request of the JSON protocol."""
     body = document if isinstance(document, bytes) else orjson.dumps({} if document is None else document)
-    request = {"target": f"SageMaker.{operation}", "content_type": JSON, "scope": "sagemaker", "host": "x"}
+    request = {"target": f"SageMaker.{operation}", "content_type": JSON, "scope": "sagemaker"}
     return Request(**{**request, "request_id": "req-1", "body": body, **changes})
 
 
 def form(body: str, **changes: Any) -> Request:
     """A request of the query protocol."""
-    request = {"target": "", "content_type": FORM, "scope": "", "host": "x", "request_id": "req-1"}
+    request = {"target": "", "content_type": FORM, "scope": "", "request_id": "req-1"}
     return Request(**{**request, "body": body.encode(), **changes})
 
 
@@ -294,10 +294,7 @@ def test_a_pattern_that_takes_long_neither_hangs_the_call_nor_the_loop(
 
     async def work() -> int:
         answer = asyncio.ensure_future(slow.answer(target("ListModels", {"NameContains": "x" * 63})))
-        turns = 0
-        while not answer.done():
-            await asyncio.sleep(0.001)
-            turns += 1
+        turns = await turns_while(answer)
         body = orjson.loads((await answer).body)
         assert body["__type"] == "ValidationException"
         assert "with the pattern (x|xx)+[yz] takes too long" in body["message"]
@@ -306,7 +303,96 @@ def test_a_pattern_that_takes_long_neither_hangs_the_call_nor_the_loop(
     assert bench.run(work()) > 5
 
 
+async def turns_while(work: asyncio.Future[Answer]) -> int:
+    """How often the loop came round until the answer was there."""
+    turns = 0
+    while not work.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    return turns
+
+
+def listing_models(bench: Bench, count: int) -> ControlPlane:
+    """A plane whose ListModels has an answer of so many models."""
+    model = {
+        "ModelName": "m",
+        "ModelArn": f"arn:aws:sagemaker:us-east-1:123456789012:model/{'m' * 63}",
+        "CreationTime": 1.5,
+    }
+    document = {"Models": [model] * count}
+    return ControlPlane(bench.store, {"sagemaker.ListModels": lambda tx, parameters: document}, {}, Settings())
+
+
+MODELS = target("ListModels")
+
+
+@pytest.mark.parametrize("what", ["form", "answer"])
+def test_the_loop_goes_on_while_what_is_large_is_read_or_written(bench: Bench, what: str) -> None:
+    async def work() -> None:
+        slow, request = bench.plane, form("Action=GetRole&RoleName=" + "%41" * 1_000_000)
+        if what == "answer":
+            slow, request = listing_models(bench, 90_000), MODELS
+            assert (await listing_models(bench, 1).answer(request)).status == 200
+        answer = asyncio.ensure_future(slow.answer(request))
+        assert await turns_while(answer) > 5
+        assert (await answer).status == (200 if what == "answer" else 400)
+
+    bench.run(work())
+
+
+def test_an_answer_that_is_too_large_is_refused(bench: Bench) -> None:
+    answer = bench.run(listing_models(bench, 120_000).answer(MODELS))
+    body = orjson.loads(answer.body)
+    assert (answer.status, body["__type"]) == (400, "ValidationException")
+    assert f"at most {plane.MOST_ANSWERED} can be given: ask for less at once" in body["message"]
+
+
+def test_logs_call_their_faults_by_other_names(bench: Bench) -> None:
+    async def events(parameters: Parameters) -> Document:
+        return {"events": []}
+
+    logs = ControlPlane(bench.store, {}, {"logs.GetLogEvents": events}, Settings())
+    request = target("GetLogEvents", {"limit": 0}, target="Logs_20140328.GetLogEvents", scope="logs")
+    answer = bench.run(logs.answer(request))
+    body = orjson.loads(answer.body)
+    assert (answer.status, body["__type"]) == (400, "InvalidParameterException")
+    assert ("x-amzn-errortype", "InvalidParameterException") in answer.fields
+    assert "Value '0' at 'limit'" in body["message"]
+
+
 # ---------------------------------------------------------------- query
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("MaxItems=10", ""),
+        ("ResourceArns=", ""),
+        ("ResourceArns.member.2=arn:b&ResourceArns.member.1=arn:a", ""),
+        ("MaxItems=ten", "STRING_VALUE can not be converted to an Integer at 'maxItems'"),
+        ("MaxItems=1.5", "STRING_VALUE can not be converted to an Integer at 'maxItems'"),
+        ("MaxItems=0", "Member must have value greater than or equal to 1"),
+        ("MaxItems=" + "9" * 5000, "STRING_VALUE can not be converted to an Integer at 'maxItems'"),
+        ("ContextEntries.member.1.ContextKeyName=k", "ContextEntries.member.1.ContextKeyName is a part of a structure"),
+    ],
+)
+def test_a_field_has_the_type_of_its_member(bench: Bench, body: str, error: str) -> None:
+    seen: list[Parameters] = []
+
+    def simulate(tx: Transaction, parameters: Parameters) -> Document:
+        seen.append(parameters)
+        return {"EvaluationResults": []}
+
+    iam = ControlPlane(bench.store, {"iam.SimulatePrincipalPolicy": simulate}, {}, Settings())
+    role = "arn:aws:iam::123456789012:role/serving"
+    request = form(f"Action=SimulatePrincipalPolicy&PolicySourceArn={role}&ActionNames.member.1=s3:GetObject&{body}")
+    answer = bench.run(iam.answer(request))
+    assert answer.status == (400 if error else 200)
+    assert error in answer.body.decode()
+    if body == "MaxItems=10":
+        assert seen[0]["MaxItems"] == 10
+    elif body.startswith("ResourceArns"):
+        assert seen[0]["ResourceArns"] == (["arn:a", "arn:b"] if "member" in body else [])
 
 
 def test_the_query_protocol_as_botocore_reads_it(bench: Bench) -> None:
@@ -441,6 +527,22 @@ def test_a_call_whose_caller_is_gone_is_held_no_more(bench: Bench) -> None:
     bench.run(work())
 
 
+def test_a_server_that_stops_holds_no_call(bench: Bench) -> None:
+    stopping = bench.made(HOLD_S)
+
+    async def work() -> None:
+        await begin(bench, "stopping", "Creating")
+        request = target("DescribeEndpoint", {"EndpointName": "stopping"})
+        answer = asyncio.ensure_future(stopping.answer(request))
+        while not stopping.held:  # noqa: ASYNC110 - the store's threads have to get their turn
+            await asyncio.sleep(0.001)
+        stopping.release()
+        assert status_of(await answer) == "Creating"
+        assert status_of(await stopping.answer(request)) == "Creating"
+
+    bench.run(work())
+
+
 def test_no_more_calls_are_held_than_there_may_be(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plane, "MOST_HELD", 3)
 
@@ -452,6 +554,38 @@ def test_no_more_calls_are_held_than_there_may_be(bench: Bench, monkeypatch: pyt
         assert status_of(await bench.plane.answer(request)) == "Creating"
         await change(bench, "popular", "Failed")
         assert {status_of(answer) for answer in await asyncio.gather(*waiting)} == {"Failed"}
+
+    bench.run(work())
+
+
+def test_many_held_calls_do_not_keep_others_from_the_database(bench: Bench) -> None:
+    looks: list[str] = []
+
+    def looked(tx: Transaction, parameters: Parameters) -> Document:
+        looks.append("")
+        return describe(tx, parameters)
+
+    def list_models(tx: Transaction, parameters: Parameters) -> Document:
+        looks.append("other")
+        return {"Models": []}
+
+    operations = {"sagemaker.DescribeEndpoint": looked, "sagemaker.ListModels": list_models}
+    crowded = ControlPlane(bench.store, operations, {}, Settings(describe_hold_s=HOLD_S))
+
+    async def work() -> None:
+        await begin(bench, "crowd", "Creating")
+        request = target("DescribeEndpoint", {"EndpointName": "crowd"})
+        waiting = [asyncio.ensure_future(crowded.answer(request)) for _ in range(100)]
+        while len(looks) < 100 or crowded.held < 100:  # noqa: ASYNC110 - the store's threads have to get their turn
+            await asyncio.sleep(0.001)
+        assert (await crowded.answer(MODELS)).status == 200
+        looks.clear()
+        news = bench.store.news.count
+        await change(bench, "crowd", "InService")
+        await bench.store.news.wait(news, 5)
+        await crowded.answer(MODELS)
+        assert looks.index("other") < 20
+        assert {status_of(answer) for answer in await asyncio.gather(*waiting)} == {"InService"}
 
     bench.run(work())
 
@@ -500,7 +634,7 @@ def test_whatever_comes_is_answered_as_the_callers_fault(
 ) -> None:
     logging.getLogger("serving.control").disabled = True
     try:
-        answer = bench.run(bench.plane.answer(Request(target, content_type, scope, "", "r", body)))
+        answer = bench.run(bench.plane.answer(Request(target, content_type, scope, "r", body)))
     finally:
         logging.getLogger("serving.control").disabled = False
     assert answer.status < 500

@@ -144,5 +144,4 @@ def test_no_file_was_made(server: Server, before: Before) -> None:
 
 
 def test_nothing_was_unexpected(server: Server, before: Before) -> None:
-    assert "Traceback" not in server.output
-    assert "ERROR" not in server.output
+    assert server.unexpected() == []

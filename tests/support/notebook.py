@@ -28,6 +28,7 @@ ROLE: Final = "arn:aws:iam::123456789012:role/serving"
 XGBOOST_IMAGE: Final = "683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:1.7-1"
 
 ENVIRONMENT_WITHIN_S: Final = 30.0
+HOLD_S: Final = 25
 
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -58,7 +59,9 @@ class Notebook:
 @contextlib.contextmanager
 def opened(state_dir: Path, *arguments: str | Path) -> Iterator[Notebook]:
     """A server with its own S3 on free ports, its endpoints kept in `state_dir`; nothing of it is left afterwards."""
-    with server.running("--with-s3", "--s3-port", "0", *arguments, state_dir=state_dir) as started:
+    # A load that a busy machine draws out beyond the usual hold would cost its waiter 30 seconds.
+    usual = ("--with-s3", "--s3-port", "0", "--describe-hold-s", str(HOLD_S))
+    with server.running(*usual, *arguments, state_dir=state_dir) as started:
         yield Notebook(started, variables(state_dir))
 
 

@@ -88,10 +88,15 @@ def make(directory: Path, settings: str = "") -> Path:
 
 def install(directory: Path) -> dict[str, str]:
     """The environment in which a server knows the kind `scripted`."""
-    info = directory / "scripted-1.dist-info"
+    return installed(directory, "scripted", "tests.support.scripted:ScriptedKind")
+
+
+def installed(directory: Path, kind: str, loads: str) -> dict[str, str]:
+    """The environment in which a server knows a kind that `loads`, as MODULE:CLASS, loads."""
+    info = directory / f"{kind}-1.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: scripted\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[serving.containers]\nscripted = tests.support.scripted:ScriptedKind\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {kind}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[serving.containers]\n{kind} = {loads}\n")
     return {"PYTHONPATH": os.pathsep.join((str(directory), str(ROOT)))}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -71,6 +72,12 @@ class Server:
     def output(self) -> str:
         """All that it has printed, standard output and error together."""
         return self.log.read_text(errors="replace")
+
+    def unexpected(self) -> list[str]:
+        """What it logged as an error, but for failures of models, which are theirs and not the server's."""
+        records = re.split(r"(?m)^(?=[0-9]{2}:[0-9]{2}:[0-9]{2} )", self.output)
+        errors = (record for record in records if " ERROR " in record or "Traceback" in record)
+        return [record for record in errors if not re.search(r" ERROR +model \S+ version ", record)]
 
     def children(self) -> list[psutil.Process]:
         """Its workers and whatever else it has started; empty when it has ended."""

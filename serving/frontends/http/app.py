@@ -18,14 +18,16 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, request_response
 from starlette.types import Receive, Scope, Send
 
-from serving.control.call import Answer, scope_of
+from serving.control.call import MOST_BYTES, Answer, scope_of
 from serving.control.call import Request as Call
 from serving.control.refusal import refusal
 from serving.errors import (
     BadRequest,
+    ContainerFault,
     LengthRequired,
     MethodNotAllowed,
     NotFound,
+    NotSerialized,
     ServingError,
     TooLarge,
     Unavailable,
@@ -39,9 +41,6 @@ from serving.runtime.invocation import Face, Head, Invocation
 from serving.runtime.model import BULK_BYTES
 
 JSON = "application/json"
-MOST_API_BYTES = 4 * 1024 * 1024
-"""A call of the control API; the largest that AWS takes are registrations of some hundred kilobytes."""
-
 _UNREAD = (408, 413, 503)
 """After these there may be a body on its way that nobody reads."""
 
@@ -277,10 +276,16 @@ class HttpApp:
         )
         closing: list[tuple[bytes, bytes]] = []
         try:
-            body = await self._read(request, MOST_API_BYTES)
-            answer = await self._admin.api(msgspec.structs.replace(call, body=body))
+            body = await self._read(request, MOST_BYTES)
+            self._lane.in_flight_bytes += len(body)
+            try:
+                answer = await self._admin.api(msgspec.structs.replace(call, body=body))
+            finally:
+                self._lane.in_flight_bytes -= len(body)
         except ServingError as error:
-            answer = refusal(error, call)
+            # There is no container that could be at fault.
+            fault = NotSerialized(error.message) if isinstance(error, ContainerFault) else error
+            answer = refusal(fault, call)
             if answer.status in _UNREAD:
                 closing = [(b"connection", b"close")]
         fields = [(name.lower().encode(), value.encode()) for name, value in answer.fields]

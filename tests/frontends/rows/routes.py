@@ -35,7 +35,6 @@ def accept(name: str, value: str) -> Row:
 
 
 GETS = (
-    "/",
     "/ping",
     "/metrics",
     "/debug/models",
