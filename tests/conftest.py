@@ -13,8 +13,7 @@ from hypothesis import settings
 from serving.errors import MissingExtra
 from serving.samples import file_type, fraud, speech
 from tests.support import server as support
-from tests.support.postgres import database_url as database_url
-from tests.support.postgres import postgres as postgres
+from tests.support.postgres import database_url, postgres  # noqa: F401 - fixtures
 from tests.support.s3 import S3
 from tests.support.server import Server
 

@@ -160,7 +160,11 @@ def test_units_are_in_the_names() -> None:
     for name, field in FIELDS.items():
         if "timeout" in name:
             assert name.endswith("_s"), name
-        elif isinstance(field.default, int) and field.default > 4096 and name not in ("port", "s3_port", "max_connections"):
+        elif (
+            isinstance(field.default, int)
+            and field.default > 4096
+            and name not in ("port", "s3_port", "max_connections")
+        ):
             assert name.endswith("_bytes"), name
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from time import monotonic
@@ -21,7 +22,7 @@ from urllib.parse import unquote
 import msgspec
 
 from serving.control.plan import Source
-from serving.errors import ArtifactError, ObjectChanged, ObjectMissing
+from serving.errors import ArtifactError, ObjectChanged, ObjectMissing, ServingError
 from serving.objects.archive import Archives, Limits
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _PART: Final = ".part-"
 _GONE: Final = ".gone-"
 _FILES: Final = "files"
 _FACTS: Final = "artifact.json"
+_AT_ONCE: Final = 8
+"""Objects below a prefix that are fetched at a time."""
 _ARCHIVE: Final = "model.tar.gz"
 
 
@@ -145,6 +148,9 @@ class Artifacts:
         if total > self._limits.max_bytes:
             raise ArtifactError(f"{source.url} has {total} bytes; up to {self._limits.max_bytes} are allowed")
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Before it fills the disk, which the database needs as well.
+        if total > (free := shutil.disk_usage(self._directory).free):
+            raise ArtifactError(f"{source.url} has {total} bytes, and {free} are free on the server's disk")
         part = Path(tempfile.mkdtemp(prefix=_PART, dir=self._directory))
         try:
             files = self._download(source, infos, names, part, ends)
@@ -152,8 +158,11 @@ class Artifacts:
             facts = _Facts(source, now, size)
             (part / _FACTS).write_bytes(msgspec.json.encode(facts))
             self._settle(part, source, now)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(part, ignore_errors=True)
+            if isinstance(error, ServingError):
+                # Where it was to lie is nothing to the caller.
+                raise type(error)(error.message.replace(str(part), "the server's disk")) from error
             raise
         return Artifact(source, now, size, self._place((source, now)) / _FILES)
 
@@ -187,18 +196,31 @@ class Artifacts:
             shutil.rmtree(part / "unpacked")
             return files
         for info, name in zip(infos, names, strict=True):
-            target = files / name
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
+                (files / name).parent.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
-                raise ArtifactError(
-                    f"{info.url} is an object and a folder of others; a model has one of the two"
-                ) from error
+                raise _both(info) from error
+        # Of many small objects each is mostly waited for.
+        with ThreadPoolExecutor(_AT_ONCE, "objects") as threads:
+            fetches = [
+                threads.submit(self._one, info, files / name, ends) for info, name in zip(infos, names, strict=True)
+            ]
             try:
-                self._objects.fetch(info.url, target, etag=info.etag, timeout_s=_left(ends))
-            except ObjectMissing as error:
-                raise ObjectChanged(error.message) from error
+                for fetch in fetches:
+                    fetch.result()
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
         return files
+
+    def _one(self, info: ObjectInfo, target: Path, ends: float) -> None:
+        """One object of several."""
+        if target.is_dir():
+            raise _both(info)
+        try:
+            self._objects.fetch(info.url, target, etag=info.etag, timeout_s=_left(ends))
+        except ObjectMissing as error:
+            raise ObjectChanged(error.message) from error
 
     def _settle(self, part: Path, source: Source, revision: str) -> None:
         """Makes the folder last, then known; where another fetch was quicker, its folder stays, which may be in use."""
@@ -256,6 +278,10 @@ def _relative(prefix: str, url: str, limits: Limits) -> str:
             f"{url} cannot be a file of a model: its key has no path below {prefix} that a disk can hold"
         )
     return name
+
+
+def _both(info: ObjectInfo) -> ArtifactError:
+    return ArtifactError(f"{info.url} is an object and a folder of others; a model has one of the two")
 
 
 def _left(ends: float) -> float:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -24,6 +23,7 @@ from serving.objects.configuration import read_model_yaml
 from serving.objects.kinds import kinds
 from serving.objects.pbtxt import TritonModel
 from serving.objects.repository import Found, ModelSource
+from serving.runtime.turns import Turns, apart
 from serving.runtime.wiring import EndpointWiring, Versions
 from serving.settings import Settings
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 FETCHES: Final = 16
 """Artifacts that are fetched at a time; they mostly wait."""
+
+SLOW_S: Final = 60.0
+"""What takes longer to be fetched does not count any more, so that it holds up no other."""
 
 _LATER_S: Final = 1.0
 
@@ -71,7 +74,7 @@ class Deployer:
         self._images = settings.images
         self._artifacts = Artifacts(settings.state_dir / "artifacts", objects, limits)
         self._limits = limits
-        self._slots = asyncio.Semaphore(FETCHES)
+        self._turns = Turns(FETCHES, SLOW_S)
         self._fetches: dict[tuple[Source, str | None], asyncio.Future[Artifact]] = {}
         self._resolving = 0
         self._quiet = asyncio.Event()
@@ -129,7 +132,7 @@ class Deployer:
             # A thread that nobody waits for any more ends a little later.
             limit_s = wanted.download_s + _LATER_S
             work = partial(self._artifacts.fetch, wanted.source, revision, limit_s)
-            fetch = asyncio.ensure_future(self._in_a_slot(work))
+            fetch = asyncio.ensure_future(self._in_turn(work))
             self._fetches[key] = fetch
             self._resolving += 1
             fetch.add_done_callback(lambda done: self._fetched(key, done))
@@ -142,31 +145,10 @@ class Deployer:
                 "(ModelDataDownloadTimeoutInSeconds)"
             ) from error
 
-    async def _in_a_slot(self, work: Callable[[], Artifact]) -> Artifact:
-        """Runs `work` on a thread that the end of the process does not wait for: what it leaves half-made does not count."""
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[Artifact] = loop.create_future()
-
-        def settle(result: Artifact | None, error: BaseException | None) -> None:
-            if outcome.done():
-                return
-            if error is not None:
-                outcome.set_exception(error)
-            elif result is not None:
-                outcome.set_result(result)
-
-        def run() -> None:
-            result, error = None, None
-            try:
-                result = work()
-            except BaseException as caught:
-                error = caught
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(settle, result, error)
-
-        async with self._slots:
-            Thread(target=run, name="fetch", daemon=True).start()
-            return await outcome
+    async def _in_turn(self, work: Callable[[], Artifact]) -> Artifact:
+        """What the end of the process leaves half-made does not count."""
+        async with self._turns.turn():
+            return await apart(work, "fetch")
 
     def _fetched(self, key: tuple[Source, str | None], done: asyncio.Future[Artifact]) -> None:
         self._fetches.pop(key, None)

@@ -72,6 +72,11 @@ def begin(tx: Transaction, node: str) -> View:
     """The first look of a node that has just started: it serves nothing, whatever it observed in an earlier life."""
     nodes.hear(tx, node)
     tx.connection.execute(delete(observations).where(observations.c.node == node))
+    return read(tx)
+
+
+def read(tx: Transaction) -> View:
+    """What is asked for, with nothing written."""
     rows = _rows(tx)
     return View(rows, _asked(tx, rows, {}), ())
 

@@ -13,6 +13,7 @@ import random
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any, Final
 
@@ -40,7 +41,8 @@ from serving.control.settling import (
 )
 from serving.control.store import Store
 from serving.errors import ObjectStoreUnavailable, ServingError, StoreUnavailable, Unavailable
-from serving.runtime.wiring import Fleet
+from serving.runtime.turns import Turns
+from serving.runtime.wiring import ENDED, Fleet
 from serving.settings import Settings
 from serving.telemetry.accumulators import Histogram, Sample, freeze
 
@@ -54,6 +56,9 @@ PATIENCE_S: Final = 20.0
 
 LOADS: Final = 4
 """Endpoints that the fleet is told to load at a time."""
+
+SLOW_S: Final = 5.0
+"""One that takes longer does not count any more, so that it holds up no other."""
 
 PASSING_S: Final = (0.25, 10.0)
 LASTING_S: Final = (15.0, 300.0)
@@ -109,7 +114,7 @@ class Reconciler:
         self._node = node_id
         self._workers = settings.workers
         self._memory = Memory(settings.model_memory_bytes)
-        self._loads = asyncio.Semaphore(LOADS)
+        self._loads = Turns(LOADS, SLOW_S)
         self._begun = False
         self._rows: dict[str, Row] = {}
         self._asked: dict[str, Asked] = {}
@@ -130,9 +135,13 @@ class Reconciler:
         """Brings back, together, what should be served and is on disk; the rest, and all else, is left to `run`."""
         try:
             self._see(await self._store.run(partial(ledger.begin, node=self._node)))
+            self._begun = True
         except StoreUnavailable:
-            return
-        self._begun = True
+            try:
+                # A disk that is full can still be read.
+                self._see(await self._store.run(ledger.read))
+            except StoreUnavailable:
+                return
         found = await asyncio.gather(*(self._restorable(row) for row in self._rows.values()))
         ready = {
             row.name: (row, held) for row, held in found if held is not None and self._fits(row.name, held.resolved)
@@ -325,7 +334,7 @@ class Reconciler:
 
     async def _load(self, row: Row, held: Held, *, serves: bool) -> bool:
         """Has the fleet load it: whether it is in force in time. `serves`: it may do so already, and has its memory."""
-        async with self._loads:
+        async with self._loads.turn():
             self._jobs[row.name].loading = True
             if not serves:
                 await self._make_room(row, held.resolved)
@@ -364,6 +373,9 @@ class Reconciler:
         self._memory.settle(row.name, loaded=not why)
         if why:
             self._fail(row, held.deployment, held.resolved.told(why), passing=False)
+            if why == ENDED:
+                # Trying again would cost the other endpoints a worker each time.
+                self._failures[row.name].again_at = inf
         else:
             self._held[row.name] = held
             self._doubtful.discard(row.name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from serving.control.call import Answer, Request
 from serving.control.refusal import refusal
-from serving.errors import MissingExtra, ServingError, UnknownOperation
+from serving.errors import InternalError, MissingExtra, ServingError, UnknownOperation
 from serving.processes.presence import Presence
 from serving.runtime.wiring import Fleet
 from serving.settings import Aws, Settings
@@ -92,6 +92,9 @@ class Api:
             await self._compose()
         except ServingError as error:
             return refusal(error, request)
+        except Exception:
+            log.exception("the control API does not work (request %s)", request.request_id)
+            return refusal(InternalError("the control API does not work; the server's log has the cause"), request)
         assert self._plane is not None
         return await self._plane.answer(request)
 
@@ -112,6 +115,11 @@ class Api:
         """The metrics of the control API."""
         sources = (self._plane, self._reconciler)
         return [sample for source in sources if source is not None for sample in source.samples()]
+
+    def release(self) -> None:
+        """Answers calls that wait for a change, before the workers that asked end."""
+        if self._plane is not None:
+            self._plane.release()
 
     async def close(self) -> None:
         """Ends the S3 of one's own and leaves the database."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import msgspec
@@ -30,16 +31,20 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor to worker: load these, beside what is in force, and keep them for a `Wire` until told to `Forget` them."""
+    """Supervisor to worker: load this, beside what is in force, and keep it for a `Wire` until told to `Forget` it.
+
+    `alone`: while nothing else that was to be prepared is loaded.
+    """
 
     call: int
-    endpoints: tuple[EndpointWiring, ...]
+    endpoint: EndpointWiring
+    alone: bool
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor to worker: what was loaded for that `Prepare` and is not in force need not be kept, loaded yet or not."""
+    """Supervisor to worker: what was loaded for these `Prepare`s and is not in force need not be kept, loaded yet or not."""
 
-    call: int
+    calls: tuple[int, ...]
 
 
 class Wire(msgspec.Struct, frozen=True, tag=True):
@@ -78,19 +83,39 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     """Supervisor to worker: finish what is in flight, then end."""
 
 
+class Began(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor, before it does so: it loads this, for a `Prepare`, or, where `call` is 0, for a `Wire`."""
+
+    load: int
+    call: int
+    endpoint: EndpointWiring
+
+
+class Ended(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor: a load that it began has ended, well or not."""
+
+    load: int
+
+
 class Prepared(msgspec.Struct, frozen=True, tag=True):
-    """Worker to supervisor: what was asked for is loaded, but for these, by position, and why not."""
+    """Worker to supervisor: what was asked for is loaded, or why not."""
 
     call: int
-    failures: tuple[tuple[int, str], ...]
+    why: str
 
 
 class Wired(msgspec.Struct, frozen=True, tag=True):
-    """Worker to supervisor: a snapshot is in force, but for what could not be loaded (`errors`)."""
+    """Worker to supervisor: a snapshot is in force, but for the endpoints in `missing`, and why each could not be loaded."""
 
     version: int
-    errors: tuple[str, ...]
+    missing: tuple[tuple[EndpointWiring, str], ...]
     lines: tuple[str, ...]
+
+
+class Unfit(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor, last: why it cannot serve at all."""
+
+    why: str
 
 
 class Collected(msgspec.Struct, frozen=True, tag=True):
@@ -118,7 +143,7 @@ class Call(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker: TypeAlias = Begin | Prepare | Forget | Wire | Collect | Gathered | Answered | Drain
-ToSupervisor: TypeAlias = Prepared | Wired | Collected | Ask | Call
+ToSupervisor: TypeAlias = Began | Ended | Prepared | Wired | Unfit | Collected | Ask | Call
 
 
 class Channel:
@@ -129,6 +154,12 @@ class Channel:
         self._writer = writer
         self._encoder = msgspec.msgpack.Encoder(enc_hook=str)
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(expects, dec_hook=_decode)
+
+    async def sent(self) -> None:
+        """Returns once all that was sent is the kernel's, so that it arrives even if this process ends now."""
+        self._writer.transport.set_write_buffer_limits(0)
+        with suppress(ConnectionError):
+            await self._writer.drain()
 
     def send(self, message: ToWorker | ToSupervisor) -> None:
         """Queues a message; lost when the other end is gone, which its reader notices."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -24,6 +25,7 @@ from serving.runtime.model import Pulse
 from serving.runtime.response_cache import ResponseCache
 from serving.runtime.routing import Endpoint, Snapshot
 from serving.runtime.statistics import VariantStatistics
+from serving.runtime.turns import Turns, apart
 from serving.runtime.wiring import EndpointWiring
 from serving.settings import Settings
 from serving.telemetry.accumulators import Sample
@@ -31,7 +33,20 @@ from serving.telemetry.accumulators import Sample
 log = logging.getLogger("serving.worker")
 
 _LOADS_AT_ONCE: Final = 2
-"""A slow one does not hold up all others, and many do not take the requests' time."""
+"""Many do not take the requests' time."""
+
+_SLOW_S: Final = 5.0
+"""One that takes longer does not count any more, so that it holds up no other."""
+
+
+class Loads(Protocol):
+    """Who is told of loads: of each before it begins, for it may end the process."""
+
+    async def began(self, call: int, wiring: EndpointWiring) -> int:
+        """Returns once it is told, with a number for `ended`."""
+
+    def ended(self, load: int) -> None:
+        """A load has ended, well or not."""
 
 
 class Loaded(NamedTuple):
@@ -44,71 +59,71 @@ class Loaded(NamedTuple):
 class Holding:
     """The models of one worker. Changes come one at a time; loads, two at once, beside them."""
 
-    def __init__(self, plane: DataPlane, settings: Settings) -> None:
+    def __init__(self, plane: DataPlane, settings: Settings, loads: Loads) -> None:
         self._plane = plane
         self._settings = settings
+        self._loads = loads
         self._pulse = Pulse()
         self._cache = ResponseCache(settings.response_cache_bytes)
         self._served: dict[tuple[str, str], Loaded] = {}
-        self._prepared: dict[int, list[Loaded]] = {}
+        self._prepared: dict[int, Loaded | None] = {}
+        """By call; None while it loads, and where something else that is kept or failed is in its place."""
         self._statistics: dict[tuple[str, str], VariantStatistics] = {}
         self._lock = asyncio.Lock()
-        self._loading = asyncio.Semaphore(_LOADS_AT_ONCE)
+        self._turns = Turns(_LOADS_AT_ONCE, _SLOW_S)
 
-    async def prepare(self, call: int, wirings: Sequence[EndpointWiring]) -> tuple[tuple[int, str], ...]:
-        """Loads what will be wired next, beside what is in force; gives what could not be, by position, and why not.
+    async def prepare(self, call: int, wiring: EndpointWiring, *, alone: bool) -> str:
+        """Loads what will be wired next, beside what is in force; gives why it could not be, or "".
 
-        It is kept until `forget` is called with the same number, which may be while it loads.
+        It is kept until `forget` is called with the same number, which may be while it loads. `alone`: nothing else is
+        prepared meanwhile.
         """
-        self._prepared[call] = []
-        whys = await asyncio.gather(*(self._prepare(call, wiring) for wiring in wirings))
-        return tuple((number, why) for number, why in enumerate(whys) if why)
-
-    async def _prepare(self, call: int, wiring: EndpointWiring) -> str:
+        self._prepared[call] = None
         try:
-            async with self._loading:
+            async with self._turns.turn(alone=alone):
                 if self._known(wiring) is not None or call not in self._prepared:
                     return ""
-                loaded = Loaded(wiring, await self._load(wiring))
+                loaded = Loaded(wiring, await self._load(call, wiring))
         except Exception as error:
             return _reason(error, f"model {wiring.name} could not be loaded")
         if call in self._prepared:
-            self._prepared[call].append(loaded)
+            self._prepared[call] = loaded
         else:
             self._drop(loaded)
         return ""
 
-    def forget(self, call: int) -> None:
-        """Drops what was prepared under that number and is not in force."""
-        for loaded in self._prepared.pop(call, ()):
-            if self._served.get(_key(loaded.wiring)) is not loaded:
+    def forget(self, calls: Iterable[int]) -> None:
+        """Drops what was prepared under these numbers and is not in force."""
+        for call in calls:
+            loaded = self._prepared.pop(call, None)
+            if loaded is not None and self._served.get(_key(loaded.wiring)) is not loaded:
                 self._drop(loaded)
 
-    async def wire(self, wire: Wire) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    async def wire(self, wire: Wire) -> tuple[tuple[tuple[EndpointWiring, str], ...], tuple[str, ...]]:
         """Loads what is new and was not prepared, swaps the snapshot, closes what is gone.
 
-        Gives why what is missing in it could not be loaded, and a line for a person on each model that is new.
+        Gives what is missing in it and why it could not be loaded, and a line for a person on each model that is new.
         """
         async with self._lock:
             served: dict[tuple[str, str], Loaded] = {}
-            errors: list[str] = []
+            missing: list[tuple[EndpointWiring, str]] = []
             for wiring in wire.endpoints:
                 try:
-                    served[_key(wiring)] = self._known(wiring) or Loaded(wiring, await self._load(wiring))
+                    served[_key(wiring)] = self._known(wiring) or Loaded(wiring, await self._load(0, wiring))
                 except Exception as error:
-                    errors.append(_reason(error, "a snapshot could not be put in force"))
+                    missing.append((wiring, _reason(error, f"model {wiring.name} could not be loaded")))
             lines = [describe(loaded.endpoint) for key, loaded in served.items() if self._served.get(key) is not loaded]
             endpoints = [self._counted(loaded.endpoint) for loaded in served.values()]
             default = wire.default if any(endpoint.name == wire.default for endpoint in endpoints) else None
             self._plane.swap(Snapshot(wire.version, endpoints, default, self._settings.account_id))
             before, self._served = self._served, served
-            held = (*served.values(), *(loaded for one in self._prepared.values() for loaded in one))
+            held = (*served.values(), *filter(None, self._prepared.values()))
             names = {(loaded.wiring.name, loaded.wiring.variant) for loaded in held}
             self._statistics = {key: counted for key, counted in self._statistics.items() if key in names}
             for key, loaded in before.items():
                 if served.get(key) is not loaded:
                     self._drop(loaded)
-            return tuple(errors), tuple(lines)
+            return tuple(missing), tuple(lines)
 
     def samples(self) -> list[Sample]:
         """The metrics of what is in force."""
@@ -131,10 +146,15 @@ class Holding:
 
     # ------------------------------------------------------------------ loads and drops
 
-    async def _load(self, wiring: EndpointWiring) -> Endpoint:
+    async def _load(self, call: int, wiring: EndpointWiring) -> Endpoint:
         started = perf_counter()
         artifact = Path(wiring.artifact)
-        container, costs = await asyncio.to_thread(load, wiring.container, artifact, wiring.config, self._settings)
+        number = await self._loads.began(call, wiring)
+        try:
+            work = partial(load, wiring.container, artifact, wiring.config, self._settings)
+            container, costs = await apart(work, "load")
+        finally:
+            self._loads.ended(number)
         model = make_model(self._cache, container, wiring.config, costs, self._pulse)
         log.info(
             "model %s version %s loaded in %.0f ms",
@@ -152,8 +172,7 @@ class Holding:
         found = self._served.get(_key(wiring))
         if found is not None and found.wiring == wiring:
             return found
-        prepared = (loaded for one in self._prepared.values() for loaded in one)
-        return next((loaded for loaded in prepared if loaded.wiring == wiring), None)
+        return next((loaded for loaded in self._prepared.values() if loaded and loaded.wiring == wiring), None)
 
     def _counted(self, endpoint: Endpoint) -> Endpoint:
         """The endpoint, counting on where the model that had its name and version before it stopped."""

@@ -7,17 +7,25 @@ the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final, Protocol
 
 from serving.runtime.wiring import EndpointWiring, Versions
+
+RESTORE_S: Final = 10.0
+"""How long the server's start waits for the next endpoint of earlier; what takes longer comes when it runs."""
 
 
 class Workers(Protocol):
     """The workers, as the supervisor runs them."""
 
-    async def prepare(self, endpoints: Sequence[EndpointWiring]) -> tuple[list[str], list[int]]:
-        """Loads in every worker; for each endpoint why that failed, or "", and what `forget` wants. Raises `Unavailable`."""
+    async def prepare(
+        self, endpoints: Sequence[EndpointWiring], patience_s: float | None = None
+    ) -> tuple[list[str], list[int]]:
+        """Loads in every worker; for each endpoint why that failed, or "", and what `forget` wants. Raises `Unavailable`.
+
+        With `patience_s`, what has not come so long after the last one counts as failed.
+        """
 
     def forget(self, calls: Sequence[int]) -> None:
         """What was prepared and is not in force need not be kept."""
@@ -39,6 +47,7 @@ class Roster:
         self._in_force = 0
         self._opened = False
         self._early: list[int] = []
+        self._lost: Callable[[str, str], None] = lambda name, why: None
 
     async def open(self) -> None:
         """Puts the first snapshot in force. What was put before was only noted, so that callers see all of it at once."""
@@ -76,13 +85,26 @@ class Roster:
         taken = self.names()
         whys = {name: f"a model from the command line has the name '{name}'" for name in endpoints if name in taken}
         wirings = [wiring for name, versions in endpoints.items() if name not in whys for wiring in versions]
-        failures, calls = await self._workers.prepare(wirings) if wirings else ([], [])
+        patience_s = None if self._opened else RESTORE_S
+        failures, calls = await self._workers.prepare(wirings, patience_s) if wirings else ([], [])
         for wiring, why in zip(wirings, failures, strict=True):
             if why:
                 whys.setdefault(wiring.name, why)
         self._endpoints |= {name: versions for name, versions in endpoints.items() if name not in whys}
         await self._settle(calls)
         return {name: whys.get(name, "") for name in endpoints}
+
+    def on_lost(self, lost: Callable[[str, str], None]) -> None:
+        """Implements `Fleet`."""
+        self._lost = lost
+
+    def lose(self, endpoint: EndpointWiring, why: str) -> bool:
+        """An endpoint cannot be served any more; False where it is none, or another model is noted for it by now."""
+        if endpoint not in self._endpoints.get(endpoint.name, ()):
+            return False
+        del self._endpoints[endpoint.name]
+        self._lost(endpoint.name, why)
+        return True
 
     async def withdraw(self, names: Collection[str]) -> None:
         """Implements `Fleet`."""

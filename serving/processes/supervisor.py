@@ -29,21 +29,24 @@ from serving.processes.board import ABSENT, Board
 from serving.processes.channel import (
     Answered,
     Ask,
+    Began,
     Begin,
     Call,
     Channel,
     Collect,
     Collected,
     Drain,
-    Forget,
+    Ended,
     Gathered,
-    Prepare,
     Prepared,
     ToSupervisor,
+    Unfit,
     Wire,
     Wired,
 )
 from serving.processes.control import Control
+from serving.processes.handle import WorkerHandle
+from serving.processes.loads import Loads
 from serving.processes.roster import Roster
 from serving.runtime.wiring import EndpointWiring, Versions
 from serving.settings import Aws, Settings
@@ -57,28 +60,13 @@ _STEADY_S = 10.0
 _BACKOFF_S = 0.1
 _BACKOFF_LIMIT_S = 5.0
 _KILL_AFTER_S = 5.0
-_PREPARE_ATTEMPTS = 2
 _PUT_S = 120.0
-_WIRE_AGAIN_S = 5.0
-
-
-class WorkerHandle:
-    """A running worker as the supervisor sees it."""
-
-    def __init__(self, number: int, process: asyncio.subprocess.Process, channel: Channel, lifeline: int) -> None:
-        self.number = number
-        self.process = process
-        self.channel = channel
-        self.lifeline = lifeline
-        self.version = -1
-        self.started = monotonic()
-        self.calls: dict[int, asyncio.Future[Collected]] = {}
-        self.loads: dict[int, asyncio.Future[Prepared | None]] = {}
-        self.samples: list[Sample] = []
+_WIRE_AGAIN_S = 1.0
+_WIRE_AGAIN_LIMIT_S = 30.0
 
 
 class Supervisor:
-    """Runs the server. Of the models in `entries`, all workers serve the same ones; implements `Workers`."""
+    """Runs the server. Of the models in `entries`, all workers serve the same ones; implements `Workers` and `Team`."""
 
     def __init__(self, settings: Settings, catalogue: Catalogue, entries: Mapping[Place, Entry], aws: Aws) -> None:
         self._settings = settings
@@ -93,6 +81,9 @@ class Supervisor:
         self._last_call = 0
         self._stopping = asyncio.Event()
         self._failure: str | None = None
+        self._loads = Loads(self)
+        self._restoring = False
+        self._scraping = asyncio.Lock()
         self._ready = asyncio.Event()
         self._news = asyncio.Event()
         self._retired: list[Sample] = []
@@ -110,7 +101,7 @@ class Supervisor:
             self._spawn(self._serve())
             await self._first_of(self._ready.wait(), self._stopping.wait())
             if self._failure is None and not self._stopping.is_set():
-                presence.write(self._settings.state_dir, self._api.presence(self.url, os.getpid()))
+                self._tell_presence()
                 say("ready")
                 await self._stopping.wait()
         finally:
@@ -123,6 +114,8 @@ class Supervisor:
         """Brings the models into force, and keeps them as they are on disk where that is wanted."""
         try:
             await asyncio.gather(self._control.start(), self._api.open())
+            # From here on the end of a worker is not the server's: a model of earlier may have become one that ends it.
+            self._restoring = True
             await self._api.restore()
         except ServingError as error:
             if not self._stopping.is_set():
@@ -132,6 +125,13 @@ class Supervisor:
         self._spawn(self._api.run())
         if self._settings.model_control_mode == "poll":
             await self._control.watch()
+
+    def _tell_presence(self) -> None:
+        try:
+            presence.write(self._settings.state_dir, self._api.presence(self.url, os.getpid()))
+        except ConfigurationError as error:
+            # A full disk, or one that is only read: `serving env` does not find the server, and that is all.
+            log.error("%s; `serving env` will not find this server", error.message)
 
     @property
     def url(self) -> str:
@@ -163,7 +163,7 @@ class Supervisor:
             self._bury(worker)
             if self._stopping.is_set():
                 return
-            if not self._ready.is_set():
+            if not self._ready.is_set() and not self._restoring:
                 self._fail(f"worker {number} ended with {_how(code)} before it was ready")
                 return
             steady = monotonic() - worker.started > _STEADY_S
@@ -210,12 +210,7 @@ class Supervisor:
         self._board[worker.number] = ABSENT
         os.close(worker.lifeline)
         worker.channel.close()
-        for call in worker.calls.values():
-            call.cancel()
-        for load in worker.loads.values():
-            if not load.done():
-                load.set_result(None)
-        worker.loads.clear()
+        self._loads.buried(worker)
         self._news.set()
         # What it counted when last asked stays counted, so that counters do not fall when a worker is replaced.
         counted = [sample for sample in worker.samples if sample.kind != "gauge"]
@@ -224,10 +219,14 @@ class Supervisor:
     def _handle(self, worker: WorkerHandle, message: ToSupervisor) -> None:
         if isinstance(message, Wired):
             self._wired(worker, message)
+        elif isinstance(message, Began):
+            self._loads.began(worker, message)
+        elif isinstance(message, Ended):
+            self._loads.ended(worker, message)
         elif isinstance(message, Prepared):
-            load = worker.loads.pop(message.call, None)
-            if load is not None and not load.done():
-                load.set_result(message)
+            self._loads.prepared(worker, message)
+        elif isinstance(message, Unfit):
+            self._unfit(worker, message)
         elif isinstance(message, Collected):
             call = worker.calls.pop(message.call, None)
             if call is not None and not call.done():
@@ -238,15 +237,15 @@ class Supervisor:
             self._spawn(self._answer_api(worker, message))
 
     def _wired(self, worker: WorkerHandle, message: Wired) -> None:
-        if message.errors and not self._ready.is_set():
-            self._fail(message.errors[0])
+        given = [why for endpoint, why in message.missing if endpoint.name in self._roster.names()]
+        if given and not self._ready.is_set():
+            self._fail(given[0])
             return
-        for error in message.errors:
-            log.error("worker %d cannot serve all that it should: %s", worker.number, error)
-        if message.errors:
-            self._spawn(self._wire_again(worker))
         first = all(other.version < 1 for other in self._workers.values())
         worker.version = message.version
+        worker.lacking = worker.lacking + 1 if message.missing else 0
+        if message.missing:
+            self._lacking(worker, message)
         if first and not self._ready.is_set() and not self._stopping.is_set():
             say(f"serving on {self.url}")
             for line in message.lines:
@@ -255,72 +254,87 @@ class Supervisor:
         if self._everywhere():
             self._ready.set()
 
+    def _unfit(self, worker: WorkerHandle, message: Unfit) -> None:
+        if self._ready.is_set():
+            log.error("worker %d cannot serve: %s", worker.number, message.why)
+        else:
+            self._fail(message.why)
+
+    def _lacking(self, worker: WorkerHandle, message: Wired) -> None:
+        """A worker cannot load all that it should serve, and takes no calls if it is new: it tries again, or goes without."""
+        for endpoint, why in message.missing:
+            log.error("worker %d cannot load the model %s: %s", worker.number, endpoint.name, why)
+        if message.version == self._wire.version and (worker.lacking > 1 or not self._ready.is_set()):
+            for endpoint, why in message.missing:
+                self.lose(endpoint, why)
+        if message.version == self._wire.version:
+            self._spawn(self._wire_again(worker))
+
     async def _wire_again(self, worker: WorkerHandle) -> None:
         """Lets a worker try once more what it could not load, unless it ends meanwhile."""
-        await self._first_of(asyncio.sleep(_WIRE_AGAIN_S), self._stopping.wait())
+        pause_s = min(_WIRE_AGAIN_S * 2.0 ** min(worker.lacking - 1, 10), _WIRE_AGAIN_LIMIT_S)
+        await self._first_of(asyncio.sleep(pause_s), self._stopping.wait())
         if self._workers.get(worker.number) is worker and not self._stopping.is_set():
             worker.channel.send(self._wire)
 
+    # ------------------------------------------------------------------ the team that loads
+
+    @property
+    def ready(self) -> bool:
+        """Implements `Team`."""
+        return self._ready.is_set()
+
+    def workers(self) -> Sequence[WorkerHandle]:
+        """Implements `Team`."""
+        return sorted(self._workers.values(), key=lambda worker: worker.number)
+
+    async def complete(self, *, settled: bool) -> Sequence[WorkerHandle]:
+        """Implements `Team`."""
+
+        def all_there() -> bool:
+            staying = [worker for worker in self._workers.values() if not worker.leaving]
+            return len(staying) == self._settings.workers and (not settled or self._everywhere())
+
+        if not await self._until(all_there):
+            raise Unavailable("the server is stopping")
+        return self.workers()
+
+    def replace(self, worker: WorkerHandle, why: str) -> None:
+        """Implements `Team`."""
+        log.error("worker %d (pid %d) is replaced: %s", worker.number, worker.process.pid, why)
+        worker.leaving = True
+        worker.channel.send(Drain())
+        asyncio.get_running_loop().call_later(self._settings.drain_timeout_s + _KILL_AFTER_S, _kill, worker)
+
+    def lose(self, endpoint: EndpointWiring, why: str) -> None:
+        """Implements `Team`: the workers go on without an endpoint of the control API."""
+        if self._roster.lose(endpoint, why):
+            self._rewire(tuple(one for one in self._wire.endpoints if one.name != endpoint.name), self._wire.default)
+
     # ------------------------------------------------------------------ what workers serve
 
-    async def prepare(self, endpoints: Sequence[EndpointWiring]) -> tuple[list[str], list[int]]:
-        """Implements `Workers`. Once the server is ready one worker loads first, so that what ends a process ends one."""
-        calls: list[int] = []
-        try:
-            return await self._prepare(endpoints, calls), calls
-        except (asyncio.CancelledError, Unavailable):
-            self.forget(calls)
-            raise
-
-    async def _prepare(self, endpoints: Sequence[EndpointWiring], calls: list[int]) -> list[str]:
-        whys = [""] * len(endpoints)
-        for _ in range(_PREPARE_ATTEMPTS):
-            if not await self._until(lambda: len(self._workers) == self._settings.workers):
-                raise Unavailable("the server is stopping")
-            workers = sorted(self._workers.values(), key=lambda worker: worker.number)
-            alone = 1 if self._ready.is_set() else len(workers)
-            if not await self._load(workers[:alone], endpoints, whys, calls):
-                continue
-            # One of these that ends meanwhile is replaced, and loads what is wired by then.
-            await self._load(workers[alone:], endpoints, whys, calls)
-            return whys
-        if len(endpoints) == 1:
-            return ["the worker process that loaded it ended; the log has how"]
-        return [(await self._prepare([endpoint], calls))[0] for endpoint in endpoints]
-
-    async def _load(
-        self, workers: Sequence[WorkerHandle], endpoints: Sequence[EndpointWiring], whys: list[str], calls: list[int]
-    ) -> bool:
-        """Loads what has not failed before and notes in `whys` what fails now; False where a worker ended meanwhile."""
-        numbers = [number for number, why in enumerate(whys) if not why]
-        loads: list[asyncio.Future[Prepared | None]] = []
-        for worker in workers:
-            self._last_call += 1
-            calls.append(self._last_call)
-            load = worker.loads[self._last_call] = asyncio.get_running_loop().create_future()
-            loads.append(load)
-            worker.channel.send(Prepare(self._last_call, tuple(endpoints[number] for number in numbers)))
-        answers = [await load for load in loads]
-        for answer in answers:
-            for position, why in answer.failures if answer is not None else ():
-                whys[numbers[position]] = why
-        return None not in answers
+    async def prepare(
+        self, endpoints: Sequence[EndpointWiring], patience_s: float | None = None
+    ) -> tuple[list[str], list[int]]:
+        """Implements `Workers`."""
+        return await self._loads.prepare(endpoints, patience_s)
 
     def forget(self, calls: Sequence[int]) -> None:
         """Implements `Workers`."""
-        for call in calls:
-            for worker in self._workers.values():
-                worker.channel.send(Forget(call))
+        self._loads.forget(calls)
 
     async def put(self, endpoints: Versions, default: str | None) -> None:
         """Implements `Workers`."""
-        self._wire = Wire(self._wire.version + 1, endpoints, default)
-        for worker in self._workers.values():
-            worker.channel.send(self._wire)
+        self._rewire(endpoints, default)
         try:
             await asyncio.wait_for(self._until(self._everywhere), _PUT_S)
         except TimeoutError:
             log.error("not every worker serves what it should after %g s", _PUT_S)
+
+    def _rewire(self, endpoints: Versions, default: str | None) -> None:
+        self._wire = Wire(self._wire.version + 1, endpoints, default)
+        for worker in self._workers.values():
+            worker.channel.send(self._wire)
 
     def _everywhere(self) -> bool:
         """Whether every worker serves what is wired."""
@@ -344,7 +358,10 @@ class Supervisor:
         if ask.what == "metrics":
             # A worker that does not answer counts with what it said last; one that ended meanwhile is among the retired.
             samples = [worker.samples for worker in self._workers.values()]
-            return collector.text(collector.merge((*samples, self._retired, self._own_samples())))
+            groups = (*samples, self._retired, self._own_samples())
+            # With hundreds of endpoints it takes most of a second, in which workers and callers would wait.
+            async with self._scraping:
+                return await asyncio.to_thread(lambda: collector.text(collector.merge(groups)))
         rows = [row for answer in answers if answer is not None for row in orjson.loads(answer.body)]
         if ask.name is None:
             rows += [msgspec.to_builtins(row) for row in self._control.unavailable()]
@@ -420,6 +437,7 @@ class Supervisor:
         """Drains the workers and waits for their end; kills those that do not come to it."""
         for listener in self._sockets:
             listener.close()
+        self._api.release()
         workers = list(self._workers.values())
         for worker in workers:
             worker.channel.send(Drain())
@@ -485,6 +503,12 @@ def say(line: str) -> None:
     """A line for the person who started the server."""
     with contextlib.suppress(BrokenPipeError):
         print(line, flush=True)
+
+
+def _kill(worker: WorkerHandle) -> None:
+    if worker.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            worker.process.kill()
 
 
 def _how(code: int) -> str:

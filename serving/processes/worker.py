@@ -25,7 +25,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from serving.control.call import Answer, Request
-from serving.errors import BadRequest, InternalError, Overloaded, ServingError, Unavailable, Unsupported
+from serving.errors import BadRequest, InternalError, Overloaded, ServingError, Unavailable, Unsupported, encodable
 from serving.frontends.http.app import Dated, HttpApp
 from serving.frontends.http.faces import Faces
 from serving.frontends.http.head import Guard
@@ -37,23 +37,27 @@ from serving.processes.board import Board
 from serving.processes.channel import (
     Answered,
     Ask,
+    Began,
     Begin,
     Call,
     Channel,
     Collect,
     Collected,
     Drain,
+    Ended,
     Forget,
     Gathered,
     Prepare,
     Prepared,
     ToSupervisor,
     ToWorker,
+    Unfit,
     Wire,
     Wired,
 )
 from serving.processes.holding import Holding
 from serving.runtime.dataplane import DataPlane
+from serving.runtime.wiring import EndpointWiring
 from serving.settings import Settings
 from serving.telemetry import logs
 from serving.telemetry.accumulators import Sample
@@ -78,10 +82,12 @@ class Worker:
         self._channel = channel
         self._settings: Settings = begin.settings
         self._plane = DataPlane()
-        self._holding = Holding(self._plane, begin.settings)
+        self._holding = Holding(self._plane, begin.settings, self)
+        self._last_load = 0
         faces = Faces(begin.settings.region, begin.settings.account_id)
         self._lane = LaneState(self._plane, faces, Guard(begin.hosts, begin.origins), begin.settings)
         self._loop = asyncio.get_running_loop()
+        self._asks: dict[int, asyncio.Future[Any]] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._last_call = 0
         self._done = asyncio.Event()
@@ -138,13 +144,13 @@ class Worker:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif isinstance(message, Forget):
-            self._holding.forget(message.call)
+            self._holding.forget(message.calls)
         elif isinstance(message, Collect):
             samples = self._samples() if message.what == "metrics" else []
             body = b"" if message.what == "metrics" else self._holding.models(message.name)
             self._channel.send(Collected(message.call, samples, body))
         elif isinstance(message, Gathered):
-            future = self._calls.pop(message.call, None)
+            future = self._asks.pop(message.call, None)
             if future is not None and not future.done():
                 if message.error:
                     future.set_exception(_ANSWERED.get(message.error, InternalError)(message.message))
@@ -158,15 +164,27 @@ class Worker:
             self._begin_drain()
 
     async def _prepare(self, prepare: Prepare) -> None:
-        failures = await self._holding.prepare(prepare.call, prepare.endpoints)
-        self._channel.send(Prepared(prepare.call, failures))
+        why = await self._holding.prepare(prepare.call, prepare.endpoint, alone=prepare.alone)
+        self._channel.send(Prepared(prepare.call, why))
+
+    async def began(self, call: int, wiring: EndpointWiring) -> int:
+        """Implements `Loads`."""
+        self._last_load += 1
+        number = self._last_load
+        self._channel.send(Began(number, call, wiring))
+        await self._channel.sent()
+        return number
+
+    def ended(self, load: int) -> None:
+        """Implements `Loads`."""
+        self._channel.send(Ended(load))
 
     async def _wire(self, wire: Wire) -> None:
-        errors, lines = await self._holding.wire(wire)
+        missing, lines = await self._holding.wire(wire)
         self._lane.memo.clear()  # remembered heads hold routes through the old snapshot
-        if not self._lane.draining and not (errors and not self._accepting):
+        if not self._lane.draining and not (missing and not self._accepting):
             self._begin_to_accept()
-        self._channel.send(Wired(wire.version, errors, lines))
+        self._channel.send(Wired(wire.version, missing, lines))
 
     def _begin_to_accept(self) -> None:
         if not self._accepting:
@@ -194,28 +212,34 @@ class Worker:
         return await self._ask(what, name, parameters, timeout_s=_CONTROL_TIMEOUT_S)
 
     async def _ask(self, what: str, name: str | None, body: bytes = b"", timeout_s: float = _ASK_TIMEOUT_S) -> bytes:
-        answer: bytes = await self._told(lambda number: Ask(number, what, name, body), _ASKS, timeout_s)
+        answer: bytes = await self._told(self._asks, lambda number: Ask(number, what, name, body), _ASKS, timeout_s)
         return answer
 
     async def api(self, request: Request) -> Answer:
         """Implements `Admin`."""
-        answer: Answer = await self._told(lambda number: Call(number, request), _API_CALLS, _API_TIMEOUT_S)
+        answer: Answer = await self._told(self._calls, lambda number: Call(number, request), _API_CALLS, _API_TIMEOUT_S)
         return answer
 
-    async def _told(self, message: Callable[[int], ToSupervisor], most: int, timeout_s: float) -> Any:
-        """What the supervisor answers to a message."""
-        if len(self._calls) >= most:
+    async def _told(
+        self,
+        waiting: dict[int, asyncio.Future[Any]],
+        message: Callable[[int], ToSupervisor],
+        most: int,
+        timeout_s: float,
+    ) -> Any:
+        """What the supervisor answers to a message, one of `waiting`, which are `most` at most."""
+        if len(waiting) >= most:
             raise Overloaded("too many administrative calls at once; try again", retry_after_s=1)
         self._last_call += 1
         number = self._last_call
-        future = self._calls[number] = self._loop.create_future()
+        future = waiting[number] = self._loop.create_future()
         self._channel.send(message(number))
         try:
             return await asyncio.wait_for(future, timeout_s)
         except TimeoutError as error:
             raise Unavailable("the supervisor did not answer in time; try again", retry_after_s=1) from error
         finally:
-            self._calls.pop(number, None)
+            waiting.pop(number, None)
 
     def _samples(self) -> list[Sample]:
         lane = self._lane
@@ -284,8 +308,11 @@ async def _main(channel_fd: int, board_fd: int, socket_fds: list[int]) -> None:
     try:
         await Worker(channel, begin, sockets, Board(board_fd)).run()
     except (ServingError, ssl.SSLError, OSError) as error:
-        channel.send(Wired(0, (str(error),), ()))
-        await asyncio.sleep(0.1)
+        channel.send(Unfit(encodable(str(error))))
+        await channel.sent()
+        return
+    # Not by the loop's usual end, which waits for threads: a load or a run that nobody waits for may never end.
+    os._exit(0)
 
 
 def main() -> None:
@@ -296,8 +323,6 @@ def main() -> None:
     threading.Thread(target=_watch_lifeline, args=(lifeline_fd,), name="lifeline", daemon=True).start()
     check_uvicorn()
     uvloop.run(_main(channel_fd, board_fd, socket_fds))
-    # Slot threads may still be in a run that nobody waits for.
-    os._exit(0)
 
 
 if __name__ == "__main__":

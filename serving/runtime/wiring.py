@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, Protocol
 
 import msgspec
 
@@ -24,6 +24,10 @@ Versions = tuple[EndpointWiring, ...]
 """The versions of one endpoint, newest first."""
 
 
+ENDED: Final = "the worker process that loaded it ended; the log has how"
+"""Why a model could not be loaded, where another try would most likely end a worker again."""
+
+
 class Fleet(Protocol):
     """The workers, as the control plane sees them: endpoints by name, each changed whole."""
 
@@ -35,6 +39,9 @@ class Fleet(Protocol):
 
         For each name why it could not, or "". What served under a name before goes on where the new cannot.
         """
+
+    def on_lost(self, lost: Callable[[str, str], None]) -> None:
+        """Whom to tell of an endpoint that was in force and had to be taken out, and why: a new worker could not load it."""
 
     async def withdraw(self, names: Collection[str]) -> None:
         """Takes these endpoints out of force in every worker; what is in flight is answered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -355,6 +356,29 @@ def test_larger_than_allowed(shelf: Shelf, tmp_path: Path) -> None:
         f"{URL} inflates to more than 5000 bytes"
         in refusal(make(shelf, tmp_path, max_archive_bytes=5000), deployment()).message
     )
+
+
+def test_a_disk_with_too_little_room(
+    deployer: Deployer, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = shelf.objects[URL]
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(content) - 1))
+    message = refusal(deployer, deployment()).message
+    assert message == f"{URL} has {len(content)} bytes, and {len(content) - 1} are free on the server's disk"
+    assert not any(verb.startswith("fetch") for verb in shelf.asked)
+
+
+def test_what_cannot_be_written_is_told_without_the_servers_folders(
+    deployer: Deployer, shelf: Shelf, tmp_path: Path
+) -> None:
+    def fail(url: str, target: Path, **_: object) -> None:
+        raise ArtifactError(f"{url} cannot be written to {target}: No space left on device")
+
+    shelf.fetch = fail  # type: ignore[assignment]
+    message = refusal(deployer, deployment()).message
+    assert "cannot be written to the server's disk" in message
+    assert str(tmp_path) not in message
 
 
 def test_a_disk_that_takes_nothing(shelf: Shelf, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import resource
 import shutil
 import statistics
 import time
@@ -17,15 +18,15 @@ import msgspec
 import pytest
 from sqlalchemy import func, select
 
+from serving.control import nodes, schema
 from serving.control import reconciler as reconciler_module
-from serving.control import schema
 from serving.control.deployer import Deployer
 from serving.control.deployment import Deployment
 from serving.control.reconciler import Reconciler
 from serving.control.store import Store, Transaction
-from serving.errors import ControlFault, Unavailable
+from serving.errors import ControlFault, StoreUnavailable, Unavailable
 from serving.objects.store import ObjectStore, open_store
-from serving.runtime.wiring import Versions
+from serving.runtime.wiring import ENDED, Versions
 from serving.settings import Aws, Settings
 from tests.control.caller import Caller, arn, variant
 from tests.control.conftest import PLACE, Clock
@@ -46,6 +47,8 @@ class Workers:
         self.gate.set()
         self.loading = asyncio.Event()
         self.stopping = False
+        self.deadly = False
+        """Whether every load ends a worker."""
 
     def names(self) -> Collection[str]:
         return ()
@@ -59,7 +62,7 @@ class Workers:
         await self.gate.wait()
         if self.stopping:
             raise Unavailable("the server is stopping")
-        whys = {name: self._why(versions) for name, versions in endpoints.items()}
+        whys = {name: ENDED if self.deadly else self._why(versions) for name, versions in endpoints.items()}
         self.serving |= {name: versions for name, versions in endpoints.items() if not whys[name]}
         return whys
 
@@ -443,6 +446,28 @@ def test_what_a_new_worker_cannot_load(play: Play, monkeypatch: pytest.MonkeyPat
     play(test)
 
 
+def test_what_ends_workers_is_not_tried_again(
+    store: Store, shelf: Shelf, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler_module, "LASTING_S", (0.01, 0.01))
+
+    async def main() -> None:
+        async with Node(store, shelf, state_dir).running() as first:
+            await first.create("e")
+            await first.until("e", "InService")
+        node = Node(store, shelf, state_dir)
+        node.workers.deadly = True
+        async with node.running(restored=True):
+            assert await node.until("e", "OutOfService") == ENDED
+            await node.store.news.wait(node.store.news.count, 0.3)
+            assert node.workers.calls == [("deploy", ("e",))]
+            node.workers.deadly = False
+            await node.update("e", "m2")
+            await node.until("e", "InService")
+
+    asyncio.run(main())
+
+
 # ---------------------------------------------------------------------- what may pass
 
 
@@ -645,6 +670,32 @@ def test_a_restart_without_room(store: Store, shelf: Shelf, state_dir: Path, mon
             assert "the model needs about" in str(await later.until(other, "OutOfService"))
             await later.do("DeleteEndpoint", EndpointName=served)
             await later.until(other, "InService")
+
+    asyncio.run(main())
+
+
+def test_a_disk_that_is_full_at_the_start(store: Store, shelf: Shelf, state_dir: Path) -> None:
+    """What was served is served."""
+
+    async def main() -> None:
+        async with Node(store, shelf, state_dir).running() as first:
+            await first.create("e")
+            await first.until("e", "InService")
+        node = Node(store, shelf, state_dir)
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((state_dir / "control.db-wal").stat().st_size, unlimited[1]))
+        try:
+            with pytest.raises(StoreUnavailable, match="full"):
+                store.transact(lambda tx: nodes.hear(tx, "other"))
+            await node.reconciler.restore()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        assert node.workers.content("e") == b"m"
+        async with node.running():
+            await node.create("f")
+            await node.until("f", "InService")
+            assert (await node.status("e"))[0] == "InService"
+            assert node.workers.calls == [("deploy", ("e",)), ("deploy", ("f",))]
 
     asyncio.run(main())
 

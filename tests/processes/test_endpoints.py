@@ -189,3 +189,12 @@ def test_the_server_tells_other_programs_of_itself(start_server: StartServer) ->
     assert told.stat().st_mode & 0o777 == 0o600
     server.terminate()
     assert not told.exists()
+
+
+def test_a_server_that_cannot_tell_of_itself_serves(tmp_path: Path, echo: Path) -> None:
+    # A disk that is full or only read; by root too.
+    (tmp_path / "state" / "server.json" / "in-the-way").mkdir(parents=True)
+    with support.running("--model", echo, state_dir=tmp_path / "state") as server:
+        wait_until(lambda: "ready\n" in server.output, 5, "a ready server")
+        assert "`serving env` will not find this server" in server.output
+        assert post(server, "/invocations", [ROW]).json == [ROW]

@@ -27,7 +27,9 @@ class Recorded:
         self.loads_wait.set()
         self._calls = 0
 
-    async def prepare(self, endpoints: Sequence[EndpointWiring]) -> tuple[list[str], list[int]]:
+    async def prepare(
+        self, endpoints: Sequence[EndpointWiring], patience_s: float | None = None
+    ) -> tuple[list[str], list[int]]:
         self._calls += 1
         call = self._calls
         self.kept.add(call)
@@ -142,5 +144,23 @@ def test_a_deployment_that_is_given_up_is_not_in_force_later() -> None:
         workers.loads_wait.set()
         await roster.deploy({"b": (wiring("b"),)})
         assert workers.snapshots[-1] == ["b=a"]
+
+    asyncio.run(run())
+
+
+def test_an_endpoint_is_lost_once_and_only_as_it_was() -> None:
+    async def run() -> None:
+        roster, workers = await opened()
+        lost: list[tuple[str, str]] = []
+        roster.on_lost(lambda name, why: lost.append((name, why)))
+        await models(roster, "fraud")
+        await roster.deploy({"a": (wiring("a"),), "b": (wiring("b"),)})
+        assert not roster.lose(wiring("fraud"), "it is broken")
+        assert not roster.lose(wiring("a", "older"), "it is broken")
+        assert roster.lose(wiring("a"), "it is broken")
+        assert not roster.lose(wiring("a"), "it is broken")
+        assert lost == [("a", "it is broken")]
+        await roster.deploy({"c": (wiring("c"),)})
+        assert workers.snapshots[-1] == ["fraud=a", "b=a", "c=a"]
 
     asyncio.run(run())

@@ -210,6 +210,8 @@ def test_it_does_not_outlive_a_parent_that_is_killed_and_keeps_what_it_took(tmp_
             parent.kill()
         # Nobody waits between the attempts: the next start does, for the end of the last child.
     wait_until(lambda: not any(map(is_running, children)), 5.0, "the end of the children")
+    # What the next start would do.
+    seaweed._remove_sockets(seaweed._keep(tmp_path).ports, int(port))
 
 
 def test_a_directory_is_used_by_one(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
