@@ -111,7 +111,10 @@ def test_a_slow_load_holds_up_no_other(start_server: StartServer, shelf: Path) -
     deploy(server, "quick", shelf / "echo.onnx")
     assert sagemaker.list_endpoints(StatusEquals="Creating")["Endpoints"][0]["EndpointName"] == "slow"
     assert answers(server, "quick")
-    sagemaker.get_waiter("endpoint_in_service").wait(EndpointName="slow")
+    in_service: Callable[[], bool] = lambda: bool(
+        sagemaker.list_endpoints(StatusEquals="InService", NameContains="slow")["Endpoints"]
+    )  # noqa: E731
+    wait_until(in_service, 30, "the slow endpoint")
 
 
 def test_a_name_from_the_command_line_cannot_be_an_endpoints(
