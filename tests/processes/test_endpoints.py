@@ -106,14 +106,15 @@ def test_a_worker_that_is_replaced_serves_them_again(start_server: StartServer, 
 
 def test_a_slow_load_holds_up_no_other(start_server: StartServer, shelf: Path) -> None:
     server = start_server("--allow-path", shelf)
-    models.slow(shelf / "slow.onnx", 1500)
+    models.slow(shelf / "slow.onnx", 500)
     sagemaker = create(server, "slow", shelf / "slow.onnx")
     deploy(server, "quick", shelf / "echo.onnx")
     assert sagemaker.list_endpoints(StatusEquals="Creating")["Endpoints"][0]["EndpointName"] == "slow"
     assert answers(server, "quick")
-    in_service: Callable[[], bool] = lambda: bool(
-        sagemaker.list_endpoints(StatusEquals="InService", NameContains="slow")["Endpoints"]
-    )  # noqa: E731
+
+    def in_service() -> bool:
+        return bool(sagemaker.list_endpoints(StatusEquals="InService", NameContains="slow")["Endpoints"])
+
     wait_until(in_service, 30, "the slow endpoint")
 
 
