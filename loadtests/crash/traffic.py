@@ -213,6 +213,8 @@ class Caller:
             return
         except (BotoCoreError, OSError):
             return
+        if "EndpointStatus" not in found and _is_cut_short(found):
+            return
         status = found["EndpointStatus"]
         if status in BUSY:
             return
@@ -229,7 +231,7 @@ class Caller:
             call(**parameters)
         except ClientError as error:
             status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
-            # An answer that a kill cut short has a status and no error in it; botocore does not look at its length.
+            # An answer that a kill cut short has a status and no error in it.
             if status >= 500 or code in ("ThrottlingException", str(status)):
                 self._ledger.lost(resource, change)
             else:
@@ -348,6 +350,11 @@ def _listed(tags: Tags) -> list[dict[str, str]]:
 
 def _without(tags: Tags, key: str) -> Tags:
     return frozenset(tag for tag in tags if tag[0] != key)
+
+
+def _is_cut_short(found: Any) -> bool:
+    """Whether an answer of which nothing came had more: a kill parted its head from its body, and botocore does not look."""
+    return int(found["ResponseMetadata"]["HTTPHeaders"].get("content-length", 0)) > len("{}")
 
 
 def _message(error: ClientError) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from loadtests.crash.ledger import Change, Fact, Ledger, Resource
 from loadtests.crash.marked import Marked
 from loadtests.crash.plan import draw
 from loadtests.crash.run import Run
+from loadtests.crash.traffic import Caller, Watch
 
 ONE, TWO = Fact("c-1", Marked("file:///1", 1)), Fact("c-2", Marked("file:///2", 2))
 CREATE, OTHER = ledger.create("CreateEndpoint", ONE), ledger.create("CreateEndpoint", TWO)
@@ -211,6 +215,29 @@ def test_a_look_finds_what_does_not_agree(tmp_path: Path, book: Ledger) -> None:
         "model unknown is listed",
     ]
     assert any("holds ['other', 'same', 'unknown'], in service is ['other', 'same']" in text for text in found)
+
+
+def test_an_answer_that_a_kill_cut_short_says_nothing(book: Ledger) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def cut() -> None:
+            for _ in range(2):
+                with listener.accept()[0] as caller:
+                    caller.recv(65536)
+                    caller.sendall(
+                        b"HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: 600\r\n\r\n"
+                    )
+
+        server = threading.Thread(target=cut)
+        server.start()
+        with closing(calls.client("sagemaker", listener.getsockname()[1], connections=1)) as stock:
+            caller = Caller(0, stock, book, Watch(), [Marked("file:///1", 1)], seed=1)
+            found = book.resource("endpoint", "e-0-0")
+            acknowledge(book, found, CREATE)
+            caller.look(found)
+            caller.look(found)
+        server.join(10)
+    assert not book.violations
 
 
 def test_a_few_kills_break_no_promise(tmp_path: Path) -> None:
