@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import Server, running
+from tests.support.server import Server, running, wait_until
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 URL = "http://127.0.0.1:8080"
@@ -47,7 +47,9 @@ def test_the_deployment(samples: Path, tmp_path: Path) -> None:
     shell = block("sh", "eval").replace(".venv/bin/serving", f"{sys.executable} -m serving.cli.main")
     assert "--state-dir .state" in shell
     (tmp_path / "notebook.py").write_text(program)
-    with running("--with-s3", "--s3-port", "0", state_dir=state_dir):
+    with running("--with-s3", "--s3-port", "0", state_dir=state_dir) as server:
+        wait_until(lambda: "ready\n" in server.output, 10, "the lines of a start")
+        assert f"eval $(serving env --state-dir {state_dir})" in server.output
         done = subprocess.run(
             ["env", "-i", "bash", "-c", f"{shell.replace('.state', str(state_dir))}\n{sys.executable} notebook.py"],
             capture_output=True,

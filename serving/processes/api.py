@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -110,6 +111,13 @@ class Api:
             secret_access_key=own.secret_access_key,
             s3_endpoint_url=own.endpoint_url,
         )
+
+    def lines(self) -> tuple[str, ...]:
+        """What a person who starts the server is told of it."""
+        if self._seaweed is None:
+            return ()
+        command = f"eval $(serving env --state-dir {shlex.quote(str(self._settings.state_dir))})"
+        return (f"S3 on {self._aws.endpoint_url}; `{command}` points AWS clients at both",)
 
     def samples(self) -> list[Sample]:
         """The metrics of the control API."""

@@ -102,6 +102,8 @@ class Supervisor:
             await self._first_of(self._ready.wait(), self._stopping.wait())
             if self._failure is None and not self._stopping.is_set():
                 self._tell_presence()
+                for line in self._api.lines():
+                    say(line)
                 say("ready")
                 await self._stopping.wait()
         finally:
