@@ -14,6 +14,7 @@ from typing import ClassVar
 INVALID_ARGUMENT = 3
 DEADLINE_EXCEEDED = 4
 NOT_FOUND = 5
+ALREADY_EXISTS = 6
 PERMISSION_DENIED = 7
 RESOURCE_EXHAUSTED = 8
 UNIMPLEMENTED = 12
@@ -96,6 +97,20 @@ class DeadlineExceeded(ContainerFault):
     grpc_code = DEADLINE_EXCEEDED
 
 
+class LoadFailed(ContainerFault):
+    """The model could not be loaded."""
+
+    http_status = 500
+    grpc_code = INTERNAL
+
+
+class InsufficientMemory(ContainerFault):
+    """The model does not fit into the memory that models may take."""
+
+    http_status = 507
+    grpc_code = RESOURCE_EXHAUSTED
+
+
 # ---------------------------------------------------------------- faults of the request, found by the platform
 
 
@@ -122,6 +137,19 @@ class UnknownName(ServingError):
 
     http_status = 404
     grpc_code = NOT_FOUND
+    sagemaker_code = "ValidationError"
+    sagemaker_status = 400
+
+
+class TargetMissing(UnknownName):
+    """The multi-model endpoint has no such model."""
+
+
+class ModelExists(ServingError):
+    """The model is loaded already."""
+
+    http_status = 409
+    grpc_code = ALREADY_EXISTS
     sagemaker_code = "ValidationError"
     sagemaker_status = 400
 
@@ -210,6 +238,13 @@ class NotReady(ServingError):
     grpc_code = UNAVAILABLE
     sagemaker_code = "ModelNotReadyException"
     sagemaker_status = 429
+
+
+class ModelLoading(NotReady):
+    """The model is being loaded; try again."""
+
+    http_status = 429
+    v2_status = 503
 
 
 class Unavailable(ServingError):

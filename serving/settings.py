@@ -30,6 +30,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 LogFormat = Literal["human", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 ModelControlMode = Literal["none", "poll", "explicit"]
+ModelEviction = Literal["lru"]
 Region = Annotated[str, Meta(pattern=r"^[a-z]{2,}(-[a-z]+)+-[0-9]+$")]
 AccountId = Annotated[str, Meta(pattern=r"^[0-9]{12}$")]
 
@@ -50,6 +51,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     would be Creating or Updating. `allow_paths`: folders from which `file://` model data may be read. `with_s3` runs
     an S3 of one's own on `s3_port`, its files in `state_dir`. `images` maps further image names to container kinds.
     `model_memory_bytes`: what the models of endpoints may take in all; None asks the system what is free.
+    `model_cache_bytes`: what the models of multi-model endpoints may take of memory, in all workers together, and
+    `model_cache_disk_bytes` of disk; None is half of what is free at start. `model_eviction`: which of them goes first.
+    `model_load_wait_s`: how long a request waits for its model to be loaded at most, `model_load_limit_s`: how long a load
+    may take. `model_refresh_s`: how long a model is served before the object store is asked whether it changed.
+    `multi_model`: the server is a multi-model container, whose models `POST /models` names.
     `allowed_hosts` are Host names beside the loopback ones, `allowed_origins` the web pages that may call.
     Port 0 takes a free one.
     """
@@ -86,6 +92,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     s3_port: Port = 8333
     images: Mapping[str, str] = {}
     model_memory_bytes: Bytes | None = None
+    model_cache_bytes: Bytes | None = None
+    model_cache_disk_bytes: Bytes | None = None
+    model_eviction: ModelEviction = "lru"
+    model_load_wait_s: Seconds = 60.0
+    model_load_limit_s: Seconds = 360.0
+    model_refresh_s: Seconds = 60.0
+    multi_model: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
     allowed_hosts: tuple[str, ...] = ()

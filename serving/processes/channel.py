@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from serving.control.call import Answer, Request
-from serving.runtime.wiring import EndpointWiring
+from serving.runtime.wiring import EndpointWiring, Located
 from serving.settings import Settings
 from serving.telemetry.accumulators import Sample
 
@@ -142,8 +142,98 @@ class Call(msgspec.Struct, frozen=True, tag=True):
     request: Request
 
 
-ToWorker: TypeAlias = Begin | Prepare | Forget | Wire | Collect | Gathered | Answered | Drain
-ToSupervisor: TypeAlias = Began | Ended | Prepared | Wired | Unfit | Collected | Ask | Call
+class Locate(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor: get the artifact of a target onto the disk, unless its revision is still `revision`.
+
+    Until `Release` with the same number nothing may take it away from there.
+    """
+
+    call: int
+    endpoint: str
+    target: str
+    revision: str = ""
+
+
+class Found(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker: the answer to `Locate`; neither artifact nor error: its revision is still the same.
+
+    `error` and `message` are the class and the message of the error, `retry_after_s` how long it is to be believed.
+    """
+
+    call: int
+    located: Located | None = None
+    error: str = ""
+    message: str = ""
+    retry_after_s: float = 0.0
+
+
+class Release(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor: what was found under this number is not read any more."""
+
+    call: int
+
+
+class TargetBegan(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor, before it does so: it loads this target."""
+
+    load: int
+    endpoint: str
+    target: str
+
+
+class TargetEnded(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor: a load of a target that it began has ended, well or not."""
+
+    load: int
+
+
+class Lease(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker: what its targets may take of memory from now on, in bytes."""
+
+    memory_bytes: int
+
+
+class Held(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor, each second in which it changed: bytes that its targets take, and that it had to refuse or evict."""
+
+    memory_bytes: int
+    pressure_bytes: int
+
+
+class Change(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker: load a target now (`load`), or take it out of memory (`unload`)."""
+
+    call: int
+    what: str
+    endpoint: str
+    target: str
+
+
+class Changed(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor: the answer to `Change`, once it is done, or the class and the message of the error."""
+
+    call: int
+    error: str = ""
+    message: str = ""
+
+
+ToWorker: TypeAlias = Begin | Prepare | Forget | Wire | Collect | Gathered | Answered | Drain | Found | Lease | Change
+ToSupervisor: TypeAlias = (
+    Began
+    | Ended
+    | Prepared
+    | Wired
+    | Unfit
+    | Collected
+    | Ask
+    | Call
+    | Locate
+    | Release
+    | TargetBegan
+    | TargetEnded
+    | Held
+    | Changed
+)
 
 
 class Channel:

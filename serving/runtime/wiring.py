@@ -10,14 +10,47 @@ import msgspec
 from serving.contract import ModelConfig
 
 
+class TargetsWiring(msgspec.Struct, frozen=True):
+    """The models of a multi-model endpoint: whatever lies below a prefix, each loaded when it is asked for.
+
+    `prefix` is a URL that ends in a slash; "" where models are named by `POST /models` alone. `keep`: a model stays loaded
+    until memory is wanted (SageMaker's ModelCacheSetting Enabled); else it goes after each use. `pinned` targets are
+    loaded at once and never evicted, `prewarmed` ones are loaded at once.
+    """
+
+    prefix: str
+    keep: bool = True
+    pinned: tuple[str, ...] = ()
+    prewarmed: tuple[str, ...] = ()
+
+
 class EndpointWiring(msgspec.Struct, frozen=True):
-    """One version of an endpoint of a snapshot: its variant, and the artifact that a container kind will load."""
+    """One version of an endpoint of a snapshot: its variant, and the artifact that a container kind will load.
+
+    With `targets` it is a multi-model endpoint: `artifact` is "", `container` the kind of all its models ("": whatever
+    reads Triton's layout), and `config` what all of them have in common.
+    """
 
     name: str
     variant: str
     container: str
     artifact: str
     config: ModelConfig
+    targets: TargetsWiring | None = None
+
+
+class Located(msgspec.Struct, frozen=True):
+    """The artifact of a target, on this machine's disk.
+
+    `wiring` is the target's own, to be loaded as it stands: its endpoint's name and variant, and a config whose name is
+    `ENDPOINT:TARGET`. `revision` names its content (the object's ETag). `bytes` are those on disk. `downloading_s`: how long it
+    took to get it there, 0 where it was there.
+    """
+
+    wiring: EndpointWiring
+    revision: str
+    bytes: int
+    downloading_s: float = 0.0
 
 
 Versions = tuple[EndpointWiring, ...]
