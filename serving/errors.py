@@ -240,6 +240,10 @@ class NotReady(ServingError):
     sagemaker_status = 429
 
 
+class Unloaded(NotReady):
+    """The model was unloaded."""
+
+
 class ModelLoading(NotReady):
     """The model is being loaded; try again."""
 

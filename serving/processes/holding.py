@@ -14,26 +14,33 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from serving.codecs.plan import InputPlan
-from serving.contract import ModelConfig
-from serving.errors import ServingError, encodable
+from serving.contract import Container, ModelConfig
+from serving.errors import ServingError, UnknownName, encodable
 from serving.processes.channel import Wire
 from serving.runtime import memory
 from serving.runtime.caching import make_model
+from serving.runtime.costs import Costs
 from serving.runtime.dataplane import DataPlane
 from serving.runtime.loading import load
-from serving.runtime.model import Pulse
+from serving.runtime.model import Model, Pulse
+from serving.runtime.multi_model import MultiModelEndpoint
 from serving.runtime.response_cache import ResponseCache
 from serving.runtime.routing import Endpoint, Snapshot
 from serving.runtime.statistics import VariantStatistics
+from serving.runtime.targets import Source, Targets
 from serving.runtime.turns import Turns, apart
 from serving.runtime.wiring import EndpointWiring
 from serving.settings import Settings
 from serving.telemetry.accumulators import Sample
+from serving.telemetry.endpoint_logs import EndpointLogger
 
 log = logging.getLogger("serving.worker")
 
 _LOADS_AT_ONCE: Final = 2
 """Many do not take the requests' time."""
+
+_TARGET_HISTORY: Final = 16
+"""Batches of a target that can be read about: there may be thousands of targets."""
 
 _SLOW_S: Final = 5.0
 """One that takes longer does not count any more, so that it holds up no other."""
@@ -57,14 +64,19 @@ class Loaded(NamedTuple):
 
 
 class Holding:
-    """The models of one worker. Changes come one at a time; loads, two at once, beside them."""
+    """The models of one worker. Changes come one at a time; loads, two at once, beside them.
 
-    def __init__(self, plane: DataPlane, settings: Settings, loads: Loads) -> None:
+    Those of multi-model endpoints are `targets`, which come and go by themselves.
+    """
+
+    def __init__(self, plane: DataPlane, settings: Settings, loads: Loads, source: Source) -> None:
         self._plane = plane
         self._settings = settings
         self._loads = loads
         self._pulse = Pulse()
         self._cache = ResponseCache(settings.response_cache_bytes)
+        self.targets = Targets(settings, source, self._target)
+        self._multi: dict[str, MultiModelEndpoint] = {}
         self._served: dict[tuple[str, str], Loaded] = {}
         self._prepared: dict[int, Loaded | None] = {}
         """By call; None while it loads, and where something else that is kept or failed is in its place."""
@@ -78,6 +90,8 @@ class Holding:
         It is kept until `forget` is called with the same number, which may be while it loads. `alone`: nothing else is
         prepared meanwhile.
         """
+        if wiring.targets is not None:
+            return ""
         self._prepared[call] = None
         try:
             async with self._turns.turn(alone=alone):
@@ -107,23 +121,42 @@ class Holding:
         async with self._lock:
             served: dict[tuple[str, str], Loaded] = {}
             missing: list[tuple[EndpointWiring, str]] = []
+            multi: dict[str, MultiModelEndpoint] = {}
             for wiring in wire.endpoints:
+                if wiring.targets is not None:
+                    multi[wiring.name] = self._multi_model(wiring)
+                    continue
                 try:
                     served[_key(wiring)] = self._known(wiring) or Loaded(wiring, await self._load(0, wiring))
                 except Exception as error:
                     missing.append((wiring, _reason(error, f"model {wiring.name} could not be loaded")))
             lines = [describe(loaded.endpoint) for key, loaded in served.items() if self._served.get(key) is not loaded]
+            lines += [describe_multi_model(new) for name, new in multi.items() if self._multi.get(name) is not new]
             endpoints = [self._counted(loaded.endpoint) for loaded in served.values()]
-            default = wire.default if any(endpoint.name == wire.default for endpoint in endpoints) else None
-            self._plane.swap(Snapshot(wire.version, endpoints, default, self._settings.account_id))
+            default = wire.default if wire.default in {*multi, *(endpoint.name for endpoint in endpoints)} else None
+            self._plane.swap(Snapshot(wire.version, endpoints, default, self._settings.account_id, multi.values()))
             before, self._served = self._served, served
+            self._change_multi_models(multi)
             held = (*served.values(), *filter(None, self._prepared.values()))
             names = {(loaded.wiring.name, loaded.wiring.variant) for loaded in held}
+            names |= {(endpoint.name, endpoint.variant) for endpoint in multi.values()}
             self._statistics = {key: counted for key, counted in self._statistics.items() if key in names}
             for key, loaded in before.items():
                 if served.get(key) is not loaded:
                     self._drop(loaded)
             return tuple(missing), tuple(lines)
+
+    async def change(self, what: str, endpoint: str, target: str) -> None:
+        """Loads a target (`load`), or takes it out of memory (`unload`). Raises the `ServingError` of one that cannot be."""
+        multi = self._multi.get(endpoint)
+        if multi is None:
+            raise UnknownName(f"there is no multi-model endpoint '{endpoint}'")
+        if what == "load":
+            # Whoever says so knows that what was broken is whole now.
+            self.targets.copy((endpoint, target))
+            await multi.load(target)
+        else:
+            self.targets.unload((endpoint, target), "its caller had it unloaded")
 
     def samples(self) -> list[Sample]:
         """The metrics of what is in force."""
@@ -135,14 +168,18 @@ class Holding:
             samples.extend(model.samples())
             labels = (("model", model.name), ("version", model.version))
             samples.append(Sample("serving_queue_requests", "gauge", labels, model.batcher.queued))
-        return samples
+        return samples + self.targets.samples()
 
     def models(self, name: str | None) -> bytes:
-        """JSON: all that is in force, or the last batches of one model."""
+        """JSON: all that is in force, or the last batches of one model or target (`ENDPOINT:TARGET`)."""
         endpoints = [loaded.endpoint for loaded in self._served.values()]
         if name is None:
-            return msgspec.json.encode([_summary(endpoint) for endpoint in endpoints])
-        return msgspec.json.encode([row for one in endpoints if one.name == name for row in one.model.records()])
+            return msgspec.json.encode([*map(_summary, endpoints), *self.targets.summaries()])
+        name, _, target = name.partition(":")
+        found = [one for one in endpoints if one.name == name and not target]
+        if (loaded := self.targets.cache.get((name, target))) is not None:
+            found.append(loaded)
+        return msgspec.json.encode([row for one in found for row in one.model.records()])
 
     # ------------------------------------------------------------------ loads and drops
 
@@ -166,6 +203,29 @@ class Holding:
         key = (wiring.name, wiring.variant)
         statistics = self._statistics.setdefault(key, VariantStatistics(*key))
         return Endpoint(wiring.name, wiring.variant, model, InputPlan(container.spec, wiring.config.name), statistics)
+
+    def _target(self, container: Container, wiring: EndpointWiring, costs: Costs) -> Model:
+        model = make_model(self._cache, container, wiring.config, costs, self._pulse, _TARGET_HISTORY)
+        model.log = EndpointLogger(log, wiring.name)
+        return model
+
+    def _multi_model(self, wiring: EndpointWiring) -> MultiModelEndpoint:
+        """The endpoint of a wiring: the one that is there where it is the same, with all its models."""
+        known = self._multi.get(wiring.name)
+        if known is not None and known.wiring == wiring:
+            return known
+        key = (wiring.name, wiring.variant)
+        statistics = self._statistics.setdefault(key, VariantStatistics(*key))
+        return MultiModelEndpoint(wiring, statistics, self.targets, self._settings)
+
+    def _change_multi_models(self, multi: dict[str, MultiModelEndpoint]) -> None:
+        before, self._multi = self._multi, multi
+        for name, endpoint in before.items():
+            if multi.get(name) is not endpoint:
+                self.targets.remove(endpoint)
+        for name, endpoint in multi.items():
+            if before.get(name) is not endpoint:
+                self.targets.add(endpoint)
 
     def _known(self, wiring: EndpointWiring) -> Loaded | None:
         """What is loaded for exactly this wiring."""
@@ -229,6 +289,12 @@ def describe(endpoint: Endpoint) -> str:
     batching = f"batches up to {policy.max_rows} rows" if spec.batched else f"not batched: {spec.why_not_batched}"
     version = "" if endpoint.model.version == ModelConfig().version else f" version {endpoint.model.version}"
     return f"{endpoint.name}{version}: {inputs} -> {outputs}; {batching}"
+
+
+def describe_multi_model(endpoint: MultiModelEndpoint) -> str:
+    """One line for a person: where the models of an endpoint are."""
+    where = endpoint.targets.prefix
+    return f"{endpoint.name}: any model below {where}" if where else f"{endpoint.name}: what POST /models names"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -18,25 +18,38 @@ from serving.errors import InternalError, ServingError
 from serving.runtime.batcher import DONE
 from serving.runtime.costs import Costs
 from serving.runtime.invocation import Destination, Invocation
-from serving.runtime.model import BULK_BYTES, Model, Pulse
+from serving.runtime.model import BULK_BYTES, HISTORY, Model, Pulse
 from serving.runtime.response_cache import Key, Partition, ResponseCache, compact, key_of
 from serving.telemetry.accumulators import Sample
 
 
-def make_model(cache: ResponseCache, container: Container, config: ModelConfig, costs: Costs, pulse: Pulse) -> Model:
-    """The model, keeping its answers where its settings say so."""
+def make_model(
+    cache: ResponseCache,
+    container: Container,
+    config: ModelConfig,
+    costs: Costs,
+    pulse: Pulse,
+    history: int = HISTORY,
+) -> Model:
+    """The model, keeping its answers where its settings say so, and the last `history` batches."""
     if config.response_cache:
-        return CachingModel(cache.partition(config.name, config.version), container, config, costs, pulse)
-    return Model(container, config, costs, pulse)
+        return CachingModel(cache.partition(config.name, config.version), container, config, costs, pulse, history)
+    return Model(container, config, costs, pulse, history)
 
 
 class CachingModel(Model):
     """A model that looks for the answer before it queues a request."""
 
     def __init__(
-        self, partition: Partition, container: Container, config: ModelConfig, costs: Costs, pulse: Pulse
+        self,
+        partition: Partition,
+        container: Container,
+        config: ModelConfig,
+        costs: Costs,
+        pulse: Pulse,
+        history: int = HISTORY,
     ) -> None:
-        super().__init__(container, config, costs, pulse)
+        super().__init__(container, config, costs, pulse, history)
         self._partition = partition
 
     def submit(self, item: Invocation) -> None:
@@ -98,6 +111,9 @@ class CachingModel(Model):
         item.enqueued = now
         item.state = DONE
         item.columns = ()
+        self.served += 1
+        if not self.in_use:
+            self.rested()
         if item.head.timing:
             # No batch ran for it.
             item.timings = (0.0, 0, 0.0)

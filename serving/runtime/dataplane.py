@@ -10,10 +10,11 @@ from time import perf_counter
 
 from serving.codecs.base import Asked, Buffer, Decoded, Encoded
 from serving.contract import Array
-from serving.errors import InternalError, NotReady, ServingError
+from serving.errors import InternalError, NotReady, ServingError, Unloaded
 from serving.runtime.invocation import Head, Invocation, Reply
 from serving.runtime.model import BULK_BYTES
-from serving.runtime.routing import Route, Snapshot
+from serving.runtime.routing import Absent, Endpoint, Route, Snapshot
+from serving.runtime.statistics import VariantStatistics
 from serving.runtime.streaming import PartStream
 
 log = logging.getLogger("serving.dataplane")
@@ -25,7 +26,7 @@ class DataPlane:
     def __init__(self) -> None:
         self.snapshot = Snapshot(0, (), None)
         self.draining = False
-        self._refused: list[tuple[Route, float]] = []
+        self._refused: list[tuple[VariantStatistics, float]] = []
         self.platform_errors = 0
         """Requests that failed before an endpoint was found for them."""
 
@@ -33,9 +34,14 @@ class DataPlane:
         """Puts a new snapshot in force; requests under way finish in the one they began in."""
         self.snapshot = snapshot
 
-    def invoke(self, head: Head, body: Buffer, reply: Reply) -> None:
-        """Takes a request; its reply is called later, or before this returns where the request is refused."""
-        arrived = perf_counter()
+    def invoke(self, head: Head, body: Buffer, reply: Reply, arrived: float = 0.0) -> None:
+        """Takes a request; its reply is called later, or before this returns where the request is refused.
+
+        `arrived`: it goes on, and this is when it came (seconds of `time.perf_counter`).
+        """
+        goes_on = arrived > 0.0
+        if not goes_on:
+            arrived = perf_counter()
         route = head.route
         try:
             if route is None or route.snapshot is not self.snapshot:
@@ -45,11 +51,37 @@ class DataPlane:
                 self._invoke_bulk(head, route, body, reply, arrived)
                 return
             self._enqueue(head, route, route.decode(body), reply, arrived)
+        except Absent as absent:
+            absent.endpoint.take(self, head, body, reply, arrived)
+        except Unloaded as error:
+            # The model went after the head was routed to it, or was replaced.
+            head.route = None
+            if goes_on:
+                self._refuse(head, route, reply, error, arrived)
+            else:
+                self.invoke(head, body, reply, arrived)
         except ServingError as error:
             self._refuse(head, route, reply, error if route is None else route.told(error, empty=not body), arrived)
         except Exception as error:
             _tell(route, "a request could not be taken", error)
             self._refuse(head, route, reply, InternalError(), arrived)
+
+    def refuse(
+        self, head: Head, reply: Reply, error: ServingError, arrived: float, statistics: VariantStatistics
+    ) -> None:
+        """Tells a caller whose request got to no model, and counts it."""
+        if not reply.closed:
+            reply.invocation = None
+            statistics.failed(error)
+            self._fail(head, reply, error, arrived, statistics)
+
+    async def settled(self, head: Head) -> Endpoint:
+        """What a head names, loaded where it has to be. Raises the `ServingError` to answer with."""
+        while True:
+            try:
+                return self.snapshot.find(head)
+            except Absent as absent:
+                await absent.endpoint.load(absent.target, head.timeout_s)
 
     async def stream(self, head: Head, body: Buffer, frame: Callable[[bytes], bytes]) -> PartStream:
         """Opens the stream of a request to a model whose container streams, and begins its first part.
@@ -60,14 +92,14 @@ class DataPlane:
         arrived = perf_counter()
         route: Route | None = None
         try:
-            route = self.snapshot.route(head)
+            route = await self._routed(head)
             if len(body) <= BULK_BYTES:
                 decoded = route.decode(body)
             else:
                 decoded = await asyncio.to_thread(route.decode, body)
-                while route.snapshot is not self.snapshot:
+                while route.endpoint is not await self.settled(head):
                     # Its model may have been replaced meanwhile, and closed.
-                    route = self.snapshot.route(head)
+                    route = await self._routed(head)
                     decoded = await asyncio.to_thread(route.decode, body)
             if route.model.streams is None:
                 raise NotReady(f"model '{route.model.name}' does not answer in parts any more")
@@ -85,6 +117,14 @@ class DataPlane:
             failure = InternalError()
             self._count(route, failure)
             raise failure from error
+
+    async def _routed(self, head: Head) -> Route:
+        while True:
+            await self.settled(head)
+            try:
+                return self.snapshot.route(head)
+            except Absent:
+                continue
 
     def _enqueue(self, head: Head, route: Route, decoded: Decoded, reply: Reply, arrived: float) -> None:
         rows, columns, signature, asked = decoded
@@ -107,6 +147,9 @@ class DataPlane:
                 if error is not None:
                     raise error
                 self._enqueue(head, route, decoded, reply, arrived)
+            except Unloaded:
+                head.route = None
+                self.invoke(head, body, reply, arrived)
             except ServingError as refusal:
                 self._refuse(head, route, reply, route.told(refusal), arrived)
             except Exception as failure:
@@ -119,17 +162,22 @@ class DataPlane:
     def _refuse(self, head: Head, route: Route | None, reply: Reply, error: ServingError, arrived: float) -> None:
         reply.invocation = None
         self._count(route, error)
+        self._fail(head, reply, error, arrived, None if route is None else route.statistics)
+
+    def _fail(
+        self, head: Head, reply: Reply, error: ServingError, arrived: float, statistics: VariantStatistics | None
+    ) -> None:
         reply.fail(head, error)
-        if route is not None:
+        if statistics is not None:
             if not self._refused:
                 asyncio.get_running_loop().call_soon(self._written)
-            self._refused.append((route, arrived))
+            self._refused.append((statistics, arrived))
 
     def _written(self) -> None:
         """Counts how long refusals took, in the turn of the loop after the one that wrote them."""
         now = perf_counter()
-        for route, arrived in self._refused:
-            route.statistics.refusal.observe(now - arrived)
+        for statistics, arrived in self._refused:
+            statistics.refusal.observe(now - arrived)
         self._refused.clear()
 
     def _count(self, route: Route | None, error: ServingError) -> None:

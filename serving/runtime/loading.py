@@ -14,8 +14,10 @@ from serving.contract import Array, Container, ModelConfig, Trust
 from serving.datatypes import BYTES, NUMPY
 from serving.errors import ConfigurationError, ServingError
 from serving.objects.kinds import kind
+from serving.runtime import profiles
 from serving.runtime.costs import Costs
 from serving.runtime.model import batch_policy
+from serving.runtime.profiles import Profile
 from serving.settings import Settings
 
 log = logging.getLogger("serving.loading")
@@ -24,31 +26,53 @@ _WARMUP_S = 0.4
 _RUNS = 3
 
 
+_ran: set[str] = set()
+"""The container kinds of which something has run in this process, so that their libraries are imported and warm."""
+
+
 def load(container: str, artifact: Path, config: ModelConfig, settings: Settings) -> tuple[Container, Costs]:
-    """A loaded, proved and warmed-up container with what its batches cost. Blocks; runs on a thread."""
+    """A loaded, proved and warmed-up container with what its batches cost. Blocks; runs on a thread.
+
+    What a load proves and measures is remembered beside the artifact, and a later one takes it as given.
+    """
     if config.response_cache and not settings.response_cache_bytes:
         raise ConfigurationError(
             f"model '{config.name}' asks for response_cache, and this server keeps no answers; say how many bytes each "
             "worker may keep with --response-cache-bytes, or take it out"
         )
     trust = Trust(allow_pickle=settings.allow_pickle, types=settings.trusted_types)
-    loaded = kind(container).load(artifact, structs.replace(config, trust=trust))
-    costs = Costs()
+    trusted = structs.replace(config, trust=trust)
+    place = profiles.place(container, artifact, trusted)
+    profile = profiles.load(place) if place is not None else None
+    # Seen before the load, so that a file that changes meanwhile is another one.
+    files = profiles.files(place) if place is not None and profile is None else None
+    loaded = kind(container).load(artifact, trusted, profile.spec if profile is not None else None)
     try:
         policy = batch_policy(loaded.spec, config)
-    except ConfigurationError:
+        if profile is not None and profile.spec == loaded.spec:
+            measured = profile.costs
+            if config.warmup and container not in _ran:
+                warm_up(loaded, 1)
+        else:
+            measured = warm_up(loaded, policy.max_rows) if config.warmup else ()
+            if place is not None and files is not None:
+                profiles.store(place, Profile(loaded.spec, measured, files))
+    except BaseException:
         loaded.close()
         raise
-    if config.warmup:
-        warm_up(loaded, costs, policy.max_rows)
+    _ran.add(container)
+    costs = Costs()
+    for rows, seconds in measured:
+        costs.learn(rows, seconds)
     return loaded, costs
 
 
-def warm_up(container: Container, costs: Costs, max_rows: int) -> None:
-    """Runs zeros through the model at each power of two, within a time budget, and learns what each size costs.
+def warm_up(container: Container, max_rows: int) -> tuple[tuple[int, float], ...]:
+    """Runs zeros through the model at each power of two, within a time budget, and gives the seconds of each size.
 
     A model that cannot run zeros (a vocabulary, a string it parses) is served all the same and learns in service.
     """
+    measured: list[tuple[int, float]] = []
     ends = perf_counter() + _WARMUP_S
     rows = 1
     while rows <= max_rows:
@@ -64,12 +88,13 @@ def warm_up(container: Container, costs: Costs, max_rows: int) -> None:
                 break
         if not best:
             log.info("the model could not be warmed up with zeros")
-            return
-        costs.learn(rows, best)
-        # The next size costs at most twice this one's three runs.
+            break
+        measured.append((rows, best))
+        # The next size costs at most twice this one's runs.
         if perf_counter() + 2 * _RUNS * best > ends:
-            return
+            break
         rows *= 2
+    return tuple(measured)
 
 
 def _zeros(container: Container, rows: int) -> list[Array]:

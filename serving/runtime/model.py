@@ -22,9 +22,9 @@ from serving.errors import (
     InternalError,
     InvalidInput,
     ModelFailure,
-    NotReady,
     Overloaded,
     ServingError,
+    Unloaded,
 )
 from serving.runtime.assembly import Assembler
 from serving.runtime.batcher import DONE, QUEUED, RUNNING, Batch, Batcher, BatchPolicy
@@ -45,7 +45,9 @@ DEFAULT_MAX_ROWS = 64
 BULK_BYTES = 256 * 1024
 """Bodies above this are decoded and encoded on a thread, so that the loop never stands still for them."""
 
-_HISTORY = 256
+HISTORY = 256
+"""Batches of a model that can be read about."""
+
 _INLINE_KEEP = 1.5
 _INLINE_PROBE = 4.0
 _PROBE_EVERY = 64
@@ -112,7 +114,9 @@ def batch_policy(spec: ModelSpec, config: ModelConfig) -> BatchPolicy:
 class Model:
     """One version of a model in memory, with its queue and slots; everything but the runs happens on the loop."""
 
-    def __init__(self, container: Container, config: ModelConfig, costs: Costs, pulse: Pulse) -> None:
+    def __init__(
+        self, container: Container, config: ModelConfig, costs: Costs, pulse: Pulse, history: int = HISTORY
+    ) -> None:
         self.name = config.name
         self.version = config.version
         self.log = EndpointLogger(log, config.name)
@@ -120,7 +124,7 @@ class Model:
         self.spec = container.spec
         self.config = config
         self.statistics = ModelStatistics(config.name, config.version)
-        self._history: deque[tuple[float, str, str, int, int, int, float, float]] = deque(maxlen=_HISTORY)
+        self._history: deque[tuple[float, str, str, int, int, int, float, float]] = deque(maxlen=history)
         self._container = container
         self._execute = container.execute
         self._assembler = Assembler(container.spec)
@@ -141,7 +145,12 @@ class Model:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._closing: Callable[[], None] | None = None
+        self._refusing = False
         self._ended = False
+        self.served = 0
+        """Requests that came back from it, well or not."""
+        self.rested: Callable[[], None] = _nobody
+        """Called each time it goes out of use."""
         self._on_threads = 0
         self.streams: Streams | None = None
         if container.spec.streams:
@@ -152,7 +161,7 @@ class Model:
     # ------------------------------------------------------------------ what callers do
 
     def submit(self, item: Invocation) -> None:
-        """Takes a request. Raises `Overloaded`, `NotReady` or `InvalidInput`; otherwise its reply will be called."""
+        """Takes a request. Raises `Overloaded`, `Unloaded` or `InvalidInput`; otherwise its reply will be called."""
         if item.rows > self.batcher.policy.max_rows and item.rows > (piece := self._piece_rows()):
             Oversize(self, item, piece).start()
         else:
@@ -160,8 +169,8 @@ class Model:
 
     def enqueue(self, item: Invocation, admitted: bool = False) -> None:
         """Queues a request of at most a batch; `admitted`: it was let in before, and is not refused now."""
-        if self._ended and not admitted:
-            raise NotReady(f"model '{self.name}' was unloaded")
+        if self._refusing and not admitted:
+            raise Unloaded(f"model '{self.name}' was unloaded")
         if item.priority > self.batcher.policy.levels:
             raise InvalidInput(
                 f"priority {item.priority} is over the {self.batcher.policy.levels} levels of model '{self.name}'"
@@ -217,13 +226,20 @@ class Model:
         """The batcher's priority for a request's (0: the model's default)."""
         return asked or self.priority
 
-    def close(self, done: Callable[[], None] | None = None) -> None:
+    @property
+    def in_use(self) -> bool:
+        """Whether anything is queued, runs, or is decoded, encoded or streamed."""
+        return self._busy or self._on_threads > 0
+
+    def close(self, done: Callable[[], None] | None = None, *, refuse: bool = False) -> None:
         """Ends the model once its queue and runs are empty, then calls `done`.
 
-        What found its way here before (a body that is still decoded) is taken until then.
+        What found its way here before (a body that is still decoded) is taken until then, or, with `refuse`, told that
+        it is `Unloaded`.
         """
-        self._closing = done or (lambda: None)
-        if not self._busy and not self._on_threads:
+        self._closing = done or _nobody
+        self._refusing = refuse
+        if not self.in_use:
             self._end()
 
     def samples(self) -> list[Sample]:
@@ -280,8 +296,8 @@ class Model:
         elif self._busy and not self._ticking:
             self._busy = False
             pulse.busy -= 1
-            if self._closing is not None and not self._on_threads:
-                self._end()
+            if not self._on_threads:
+                self._rest()
 
     def _start(self, batch: Batch[Invocation], now: float) -> None:
         for size in self._pads:
@@ -393,6 +409,7 @@ class Model:
 
     def _record(self, batch: Batch[Invocation], mode: str, ended: float) -> None:
         statistics = self.statistics
+        self.served += len(batch.items)
         padding = batch.run_rows - batch.rows
         statistics.compute.observe(batch.seconds)
         statistics.batch_rows.observe(batch.rows)
@@ -448,9 +465,9 @@ class Model:
     # ------------------------------------------------------------------ bulk work off the loop
 
     def on_thread(self, work: Callable[[], Any], then: Callable[[Any, BaseException | None], None]) -> None:
-        """Runs `work` on a thread and calls `then(result, error)` on the loop. Raises `NotReady` once the model ended."""
+        """Runs `work` on a thread and calls `then(result, error)` on the loop. Raises `Unloaded` once the model ended."""
         if self._ended:
-            raise NotReady(f"model '{self.name}' was unloaded")
+            raise Unloaded(f"model '{self.name}' was unloaded")
         if self._bulk is None:
             self._bulk = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-bulk")
         loop = self._loop
@@ -477,8 +494,8 @@ class Model:
 
     def _release(self) -> None:
         self._on_threads -= 1
-        if self._closing is not None and not self._busy and not self._on_threads:
-            self._end()
+        if not self.in_use:
+            self._rest()
 
     def encode_on_thread(self, item: Invocation, outputs: Sequence[Array], formed: float, ended: float) -> None:
         """Encodes and sends an answer that would hold the loop up."""
@@ -544,8 +561,17 @@ class Model:
         allowed = item.deadline - item.arrived
         return DeadlineExceeded(f"the deadline of {allowed:.3f} s passed before model '{self.name}' answered")
 
+    def _rest(self) -> None:
+        """Nothing is under way any more."""
+        if self._closing is None:
+            self.rested()
+        else:
+            self._end()
+
     def _end(self) -> None:
-        self._ended = True
+        if self._ended:
+            return
+        self._ended = self._refusing = True
         if self._timer is not None:
             self._timer.cancel()
         if self._slots is not None:
@@ -555,6 +581,16 @@ class Model:
         if self.streams is not None:
             self.streams.close()
         self._container.close()
-        done, self._closing = self._closing, (lambda: None)
+        self._execute = _unloaded
+        done, self._closing = self._closing, _nobody
         if done is not None:
             done()
+
+
+def _nobody() -> None:
+    """Nobody wants to know."""
+
+
+def _unloaded(inputs: Sequence[Array]) -> Sequence[Array]:
+    """Stands in for a container that is closed, which it would keep in memory."""
+    raise Unloaded(Unloaded.__doc__ or "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from serving.codecs import generate, parts, registry
 from serving.codecs.base import Decode, Encode, Encoded
@@ -27,16 +28,29 @@ from serving.runtime.invocation import Face, Head, Invocation
 from serving.runtime.model import Model
 from serving.runtime.statistics import VariantStatistics
 
+if TYPE_CHECKING:
+    from serving.runtime.multi_model import MultiModelEndpoint
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
-    """What is served under one name: a production variant and its model, in one version."""
+    """What is served under one name: a production variant and its model, in one version; or one `target` of an endpoint."""
 
     name: str
     variant: str
     model: Model
     plan: InputPlan
     statistics: VariantStatistics
+    target: str = ""
+
+
+class Absent(Exception):
+    """A target is not in memory: no fault, its model is loaded now that it is asked for."""
+
+    def __init__(self, endpoint: MultiModelEndpoint, target: str) -> None:
+        super().__init__(target)
+        self.endpoint = endpoint
+        self.target = target
 
 
 class Route:
@@ -117,12 +131,21 @@ class Route:
 
 
 class Snapshot:
-    """All endpoints at one version of the wiring; `served` has the newest version of each name first."""
+    """All endpoints at one version of the wiring; `served` has the newest version of each name first.
+
+    `multi` are the endpoints of many models, whose `targets` come and go beside the snapshot.
+    """
 
     def __init__(
-        self, version: int, served: Iterable[Endpoint], default: str | None, account_id: str = "123456789012"
+        self,
+        version: int,
+        served: Iterable[Endpoint],
+        default: str | None,
+        account_id: str = "123456789012",
+        multi: Iterable[MultiModelEndpoint] = (),
     ) -> None:
         self.version = version
+        self.multi = {endpoint.name: endpoint for endpoint in multi}
         self.versions: dict[str, dict[str, Endpoint]] = {}
         for endpoint in served:
             self.versions.setdefault(endpoint.name, {})[endpoint.model.version] = endpoint
@@ -130,21 +153,30 @@ class Snapshot:
         """The newest version of each, for those who name none."""
         self.default = default
         self.account_id = account_id
-        self.default_streams = default is not None and self.endpoints[default].model.spec.streams
+        self.default_streams = default in self.endpoints and self.endpoints[default].model.spec.streams
         """Whether `/invocations` answers in parts."""
 
     def find(self, head: Head) -> Endpoint:
-        """The endpoint that a head names. Raises `UnknownName` or `BadRequest` in the words of its face."""
-        name = head.name
+        """The endpoint that a head names, or its target.
+
+        Raises `UnknownName` or `BadRequest` in the words of its face, and `Absent`.
+        """
+        name = head.name if head.name is not None else self.default
         if name is None:
-            if self.default is None:
-                raise UnknownName(self._no_default())
-            return self.endpoints[self.default]
+            raise UnknownName(self._no_default())
+        multi = self.multi.get(name)
+        if multi is not None:
+            return _version_of(multi.find(head), head)
         endpoint = self.endpoints.get(name)
         if endpoint is None:
             if head.face is Face.OPEN_INFERENCE:
-                raise UnknownName(f"Request for unknown model: '{name}' is not found")
+                shown = name if head.target_model is None else f"{name}:{head.target_model}"
+                raise UnknownName(f"Request for unknown model: '{shown}' is not found")
             raise UnknownName(f"Endpoint {name} of account {self.account_id} not found.")
+        if head.target_model is not None:
+            raise BadRequest(
+                f"Endpoint {endpoint.name} is not a multi-model endpoint and does not support target model header."
+            )
         if head.version is None:
             return endpoint
         versions = self.versions[name]
@@ -154,20 +186,24 @@ class Snapshot:
             )
         return versions[head.version]
 
+    def loaded(self, head: Head) -> bool:
+        """Whether a head names a model that is in memory."""
+        try:
+            self.find(head)
+        except (ServingError, Absent):
+            return False
+        return True
+
     def streams(self, head: Head) -> bool:
         """Whether a head names a model that can answer in parts."""
         try:
             return self.find(head).model.spec.streams
-        except ServingError:
+        except (ServingError, Absent):
             return False
 
     def route(self, head: Head) -> Route:
-        """Works a head's route out. Raises the error to answer with where it has none."""
+        """Works a head's route out. Raises the error to answer with where it has none, and `Absent`."""
         endpoint = self.find(head)
-        if head.target_model is not None:
-            raise BadRequest(
-                f"Endpoint {endpoint.name} is not a multi-model endpoint and does not support target model header."
-            )
         if head.target_container is not None:
             raise BadRequest(
                 f"Endpoint {endpoint.name} is not a multi-container endpoint in direct mode and does not support target container hostname header."
@@ -193,7 +229,17 @@ class Snapshot:
         return Route(self, endpoint, decode, encode, timeout_s, model.priority_of(head.priority), conventions)
 
     def _no_default(self) -> str:
-        if not self.endpoints:
+        if not self.endpoints and not self.multi:
             return "no model is served; start the server with --model PATH or --model-repository DIR"
-        names = ", ".join(sorted(self.endpoints))
+        names = ", ".join(sorted((*self.endpoints, *self.multi)))
         return f"several models are served and none is the default; name one ({names}) as /endpoints/NAME/invocations, or start with --default-model"
+
+
+def _version_of(endpoint: Endpoint, head: Head) -> Endpoint:
+    """A target, which has one version. Raises `UnknownName` where the head names another."""
+    if head.version not in (None, endpoint.model.version):
+        raise UnknownName(
+            f"Request for unknown model: '{endpoint.model.name}' version {head.version} is not found; it serves version "
+            f"{endpoint.model.version}"
+        )
+    return endpoint

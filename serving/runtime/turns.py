@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from threading import Thread
-from typing import TypeVar
+from queue import SimpleQueue
+from threading import Lock
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 
@@ -45,8 +48,46 @@ class Turns:
             give_back()
 
 
+class _Crew:
+    """Threads that take work as it comes: as many as there is work for, of which a few stay to take the next.
+
+    They are started without waiting until they run, as `Thread.start` does: on a busy machine the loop would stand still
+    for milliseconds. The end of the process does not wait for them.
+    """
+
+    def __init__(self, stay: int) -> None:
+        self._stay = stay
+        self._idle = 0
+        self._lock = Lock()
+        self._work: SimpleQueue[tuple[Callable[[], None], str]] = SimpleQueue()
+
+    def put(self, work: Callable[[], None], name: str) -> None:
+        """Runs `work`, which may not raise, on a thread that is called `name` meanwhile."""
+        with self._lock:
+            found = self._idle > 0
+            self._idle -= found
+        if not found:
+            _thread.start_new_thread(self._run, ())
+        self._work.put((work, name))
+
+    def _run(self) -> None:
+        me = threading.current_thread()
+        while True:
+            work, me.name = self._work.get()
+            work()
+            # It would keep what it held until the next one comes.
+            del work
+            with self._lock:
+                if self._idle >= self._stay:
+                    return
+                self._idle += 1
+
+
+_crew: Final = _Crew(stay=2)
+
+
 async def apart(work: Callable[[], T], name: str) -> T:
-    """What `work` returns, from a thread of its own, for which the end of the process does not wait. Raises what it raises.
+    """What `work` returns, from a thread for which the end of the process does not wait. Raises what it raises.
 
     Not one of the loop's threads: they are few, and all would wait for work that hangs.
     """
@@ -68,5 +109,5 @@ async def apart(work: Callable[[], T], name: str) -> T:
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, told)
 
-    Thread(target=run, name=name, daemon=True).start()
+    _crew.put(run, name)
     return await outcome

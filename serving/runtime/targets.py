@@ -1,0 +1,487 @@
+"""Targets: the models of multi-model endpoints in one worker, each loaded when it is asked for.
+
+`ModelCache` decides; this carries out what it says, on the worker's loop: artifacts are located by the supervisor, models
+are loaded on threads, and callers wait until their model is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Hashable
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from serving.codecs.base import Buffer
+from serving.codecs.plan import InputPlan
+from serving.contract import Container
+from serving.errors import BadRequest, InternalError, LoadFailed, ServingError, encodable
+from serving.runtime.cache_actions import Drop, Load, Locate, Refuse, Serve, Unload
+from serving.runtime.cache_entry import EntryView
+from serving.runtime.cache_events import Event
+from serving.runtime.costs import Costs
+from serving.runtime.dataplane import DataPlane
+from serving.runtime.eviction import policy
+from serving.runtime.footprint import Footprint
+from serving.runtime.invocation import Head, Reply
+from serving.runtime.loading import load
+from serving.runtime.model import Model
+from serving.runtime.model_cache import ModelCache
+from serving.runtime.routing import Endpoint
+from serving.runtime.turns import apart
+from serving.runtime.wiring import EndpointWiring, Located
+from serving.settings import Settings
+from serving.telemetry.accumulators import Sample
+
+if TYPE_CHECKING:
+    from serving.runtime.multi_model import MultiModelEndpoint
+
+log = logging.getLogger("serving.targets")
+
+Key = tuple[str, str]
+"""An endpoint and a target."""
+
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+_REST_S: Final = 0.001
+"""What goes out of use is told to the cache once in so long: hot models do so thousands of times a second."""
+
+
+class Source(Protocol):
+    """Who gets artifacts onto the disk, and who is told of loads before they begin, for they may end the process."""
+
+    async def locate(self, endpoint: str, target: str, revision: str) -> tuple[int, Located | None]:
+        """A number for `release`, and the artifact; None where its revision is still `revision`. Raises `ServingError`s.
+
+        An error's `retry_after_s` tells how long it is to be believed.
+        """
+
+    def release(self, number: int) -> None:
+        """The artifact is not read any more."""
+
+    async def target_began(self, endpoint: str, target: str) -> int:
+        """Returns once it is told, with a number for `target_ended`."""
+
+    def target_ended(self, number: int) -> None:
+        """The load has ended, well or not."""
+
+
+class Forwarder(Protocol):
+    """Who knows the other workers."""
+
+    def forward(self, key: Key, plane: DataPlane, head: Head, body: Buffer, reply: Reply, arrived: float) -> bool:
+        """Has another worker answer, where the target is not this one's; False: it is to be loaded here."""
+
+
+class Waiter(Hashable, Protocol):
+    """Who waits for a target."""
+
+    def served(self, endpoint: Endpoint) -> None:
+        """It is loaded, and stays so while this runs."""
+
+    def refused(self, error: ServingError) -> None:
+        """It is not."""
+
+
+class Targets:
+    """All targets of one worker, within what it may take of memory. Lives on one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        make: Callable[[Container, EndpointWiring, Costs], Model],
+        forwarder: Forwarder | None = None,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._make = make
+        self.forwarder = forwarder
+        self.cache: ModelCache[Key, Waiter, Endpoint, tuple[int, Located]] = ModelCache(
+            0,
+            policy(settings.model_eviction),
+            lambda endpoint: endpoint.model.in_use,
+            refresh_s=settings.model_refresh_s,
+            wait_s=settings.model_load_wait_s,
+        )
+        self._footprint = Footprint()
+        self._kinds: set[str] = set()
+        """Container kinds that were loaded here."""
+        self._baseline = 0
+        self._endpoints: dict[str, MultiModelEndpoint] = {}
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._rested: dict[Key, Endpoint] = {}
+        self._too_large = 0
+        self._pressed = 0
+        self._told = 0
+        """The last event of the cache that was counted and logged."""
+
+    # ------------------------------------------------------------------ endpoints
+
+    def add(self, endpoint: MultiModelEndpoint) -> None:
+        """Loads what an endpoint has loaded from its beginning on."""
+        self._endpoints[endpoint.name] = endpoint
+        for target in endpoint.targets.pinned:
+            self.cache.pin((endpoint.name, target))
+        self._preload(endpoint)
+        self._pump()
+
+    def _preload(self, endpoint: MultiModelEndpoint) -> None:
+        # Before the first lease there is room for nothing.
+        if self.cache.budget.bytes:
+            for target in dict.fromkeys((*endpoint.targets.pinned, *endpoint.targets.prewarmed)):
+                self.cache.load((endpoint.name, target), perf_counter(), keep=endpoint.targets.keep)
+
+    def remove(self, endpoint: MultiModelEndpoint) -> None:
+        """Unloads all models of an endpoint; what is in flight is answered."""
+        if self._endpoints.get(endpoint.name) is endpoint:
+            del self._endpoints[endpoint.name]
+        for target in endpoint.targets.pinned:
+            self.cache.unpin((endpoint.name, target))
+        gone = BadRequest(f"Endpoint {endpoint.name} was deleted or updated meanwhile; try again")
+        self.cache.discard_where(lambda key: key[0] == endpoint.name, "its endpoint is gone", gone, perf_counter())
+        self._pump()
+
+    # ------------------------------------------------------------------ callers
+
+    def want(self, key: Key, waiter: Waiter, deadline: float) -> None:
+        """Has the waiter served or refused, maybe before this returns."""
+        wired = self._endpoints[key[0]].targets
+        if not wired.prefix:
+            # Nothing that a caller of the container contract loaded goes unless that caller says so.
+            self.cache.pin(key)
+        try:
+            found = self.cache.want(key, waiter, deadline, perf_counter(), keep=wired.keep)
+        except ServingError as error:
+            waiter.refused(error)
+            return
+        if found is not None:
+            waiter.served(found)
+        self._pump()
+
+    def copy(self, key: Key) -> None:
+        """Loads a target for which nobody waits here: others answer what is asked for it, until it is there."""
+        endpoint = self._endpoints.get(key[0])
+        if endpoint is not None:
+            self.cache.load(key, perf_counter(), keep=endpoint.targets.keep)
+            self._pump()
+
+    def unload(self, key: Key, reason: str) -> bool:
+        """Takes a target out of memory, whether or not it is pinned; False where it is not there."""
+        known = self.cache.get(key) is not None
+        self.cache.unpin(key)
+        self.cache.discard(key, reason, LoadFailed(f"model '{key[1]}' was unloaded"), perf_counter())
+        self._pump()
+        return known
+
+    def resize(self, budget: int) -> None:
+        """What all targets may take of memory from now on, in bytes."""
+        leased = self.cache.budget.bytes > 0
+        self.cache.resize(budget, perf_counter())
+        if not leased:
+            for endpoint in self._endpoints.values():
+                self._preload(endpoint)
+        self._pump()
+
+    # ------------------------------------------------------------------ the loop around the cache
+
+    def _pump(self) -> None:
+        """Carries out all that the cache decides."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while (action := self.cache.poll(perf_counter())) is not None:
+                self._carry_out(action)
+        finally:
+            self._pumping = False
+        self._count()
+        self._arm()
+
+    def _carry_out(self, action: Any) -> None:
+        if isinstance(action, Serve):
+            self._tell(action.waiter.served, action.handle)
+        elif isinstance(action, Refuse):
+            self._tell(action.waiter.refused, action.error)
+        elif isinstance(action, Locate):
+            self._spawn(self._locate(action.key, action.revision))
+        elif isinstance(action, Load):
+            self._spawn(self._load(action.key, *action.located))
+        elif isinstance(action, Unload):
+            self._unload(action.key, action.handle)
+        elif isinstance(action, Drop):
+            self._source.release(action.located[0])
+
+    def _tell(self, tell: Callable[[Any], None], what: Any) -> None:
+        """One waiter's fault costs the others nothing."""
+        try:
+            tell(what)
+        except Exception:
+            log.exception("a request that waited for its model was lost")
+
+    async def _locate(self, key: Key, revision: str) -> None:
+        try:
+            number, located = await self._source.locate(*key, revision)
+        except Exception as error:
+            fault = self._fault(key, error)
+            believe_s, fault.retry_after_s = fault.retry_after_s, None
+            self.cache.failed(key, fault, believe_s, perf_counter())
+        else:
+            if located is None:
+                self._source.release(number)
+                self.cache.unchanged(key, perf_counter())
+            else:
+                estimate = self._footprint.estimate(located.wiring.container, located.bytes)
+                if self.cache.budget.scaled(estimate) > self.cache.budget.bytes:
+                    self._too_large += estimate
+                self.cache.located(key, (number, located), estimate, located.revision, perf_counter())
+        self._pump()
+
+    async def _load(self, key: Key, number: int, located: Located) -> None:
+        wiring = located.wiring
+        began = 0
+        try:
+            began = await self._source.target_began(*key)
+            started = perf_counter()
+            before = self._resident()
+            work = partial(load, wiring.container, Path(wiring.artifact), wiring.config, self._settings)
+            container, costs = await apart(work, "load")
+            endpoint = self._endpoint(key, wiring, container, costs)
+        except Exception as error:
+            self.cache.failed(key, self._fault(key, error, located), None, perf_counter())
+        else:
+            self._learn(wiring.container, located.bytes, self._resident() - before)
+            self.cache.loaded(key, endpoint, perf_counter() - started, perf_counter())
+        finally:
+            if began:
+                self._source.target_ended(began)
+            self._source.release(number)
+        self._measure()
+        self._pump()
+
+    def _endpoint(self, key: Key, wiring: EndpointWiring, container: Container, costs: Costs) -> Endpoint:
+        try:
+            multi = self._endpoints[key[0]]
+            model = self._make(container, wiring, costs)
+        except BaseException:
+            container.close()
+            raise
+        endpoint = Endpoint(
+            multi.name, multi.variant, model, InputPlan(container.spec, wiring.config.name), multi.statistics, key[1]
+        )
+        model.rested = partial(self._rests, key, endpoint)
+        return endpoint
+
+    def _unload(self, key: Key, endpoint: Endpoint) -> None:
+        def done() -> None:
+            self.cache.unloaded(key, endpoint, perf_counter())
+            self._measure()
+            self._pump()
+
+        endpoint.model.rested = lambda: None
+        endpoint.model.close(done, refuse=True)
+
+    def _rests(self, key: Key, endpoint: Endpoint) -> None:
+        """A model went out of use; told to the cache a little later, for all such models at once."""
+        if not self._rested:
+            self._loop.call_later(_REST_S, self._tell_rested)
+        self._rested[key] = endpoint
+
+    def _tell_rested(self) -> None:
+        rested, self._rested = self._rested, {}
+        now = perf_counter()
+        for key, endpoint in rested.items():
+            times, endpoint.model.served = endpoint.model.served, 0
+            if self.cache.get(key) is endpoint:
+                self.cache.used(key, times, now)
+        self.cache.idle(now)
+        self._pump()
+
+    def _arm(self) -> None:
+        """Sets the timer to the next moment at which something is due."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self.cache.wake_at
+        if due is not None and due < math.inf:
+            self._timer = self._loop.call_later(max(due - perf_counter(), 0.0), self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._pump()
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _fault(self, key: Key, error: BaseException, located: Located | None = None) -> ServingError:
+        """Why a target is not there, as its callers are told; the log has what nobody foresaw."""
+        endpoint, target = key
+        if not isinstance(error, ServingError):
+            log.error("model %s:%s could not be loaded", endpoint, target, exc_info=error, extra={"endpoint": endpoint})
+            return InternalError(f"model '{target}' could not be loaded; the server's log has the cause")
+        if located is None:
+            return error
+        text = error.message.replace(located.wiring.artifact, target)
+        return LoadFailed(encodable(f"model '{target}' cannot be loaded: {text}"))
+
+    # ------------------------------------------------------------------ memory
+
+    def _resident(self) -> int:
+        resident = _resident()
+        if not self._baseline:
+            self._baseline = resident
+        return resident
+
+    def _learn(self, kind: str, artifact_bytes: int, grown: int) -> None:
+        """Learns from a load by how much the process grew; the first one of a kind brings its libraries along."""
+        if kind in self._kinds:
+            self._footprint.loaded(kind, artifact_bytes, grown)
+        else:
+            self._kinds.add(kind)
+            self.grew(max(grown - self._footprint.estimate(kind, artifact_bytes), 0))
+
+    def _measure(self) -> None:
+        # Something is always under way while models come and go, and estimates know of it.
+        self.cache.measured(max(self._resident() - self._baseline, 0), perf_counter(), force=True)
+
+    def grew(self, grown: int) -> None:
+        """So many bytes more (or less, below 0) are taken by what is no target."""
+        if self._baseline:
+            self._baseline = max(self._baseline + grown, 1)
+
+    # ------------------------------------------------------------------ what others are told
+
+    def _count(self) -> None:
+        """Counts and logs what happened in the cache since the last time."""
+        for event in self.cache.events(self._told):
+            self._told = event.number
+            endpoint = self._endpoints.get(event.key[0])
+            if endpoint is not None:
+                endpoint.counts.count(event)
+                endpoint.log.info("model %s %s", event.key[1], event.text)
+
+    def samples(self) -> list[Sample]:
+        """The metrics of all targets."""
+        if not self._endpoints:
+            return []
+        loaded = Counter(view.key[0] for view in self.cache.entries() if view.loaded)
+        samples = [
+            sample
+            for name, endpoint in self._endpoints.items()
+            for sample in endpoint.counts.samples(endpoint.statistics.invocations, loaded[name])
+        ]
+        stats, pid = self.cache.stats, (("pid", str(os.getpid())),)
+        samples += [
+            Sample("serving_model_cache_budget_bytes", "gauge", pid, self.cache.budget.bytes),
+            Sample("serving_model_cache_held_bytes", "gauge", pid, self.cache.budget.held),
+            Sample("serving_model_cache_residual_bytes", "gauge", pid, self.cache.budget.residual),
+            Sample("serving_model_cache_evicted_bytes", "counter", (), stats.evicted_bytes),
+        ]
+        for name, counts in (("refused", stats.refused), ("unloaded", stats.unloaded)):
+            for cause, count in counts.items():
+                samples.append(Sample(f"serving_model_cache_{name}", "counter", (("cause", cause),), count))
+        return samples
+
+    @property
+    def pressure(self) -> int:
+        """Bytes that were evicted, or too many to be loaded at all, since this was asked last."""
+        pressed = self.cache.stats.evicted_bytes + self._too_large
+        since, self._pressed = pressed - self._pressed, pressed
+        return since
+
+    def states(self) -> list[dict[str, Any]]:
+        """Each target that is in memory or known to be broken, as the model repository's index has it."""
+        return [
+            {
+                "name": f"{view.key[0]}:{view.key[1]}",
+                "state": "READY" if view.loaded else "UNAVAILABLE",
+                "reason": "" if view.loaded else view.reason or view.state,
+            }
+            for view in self.cache.entries()
+        ]
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """Each endpoint with its targets, and what came and went last, for `GET /debug/models`."""
+        now = perf_counter()
+        targets: dict[str, list[dict[str, Any]]] = {name: [] for name in self._endpoints}
+        for view in self.cache.entries():
+            if view.key[0] in targets:
+                targets[view.key[0]].append(_shown(view, self.cache.get(view.key), now))
+        events: dict[str, list[dict[str, Any]]] = {name: [] for name in self._endpoints}
+        for event in reversed(self.cache.events(0)):
+            if event.key[0] in events:
+                events[event.key[0]].append(_told(event, now))
+        return [
+            {
+                "name": name,
+                "variant": endpoint.variant,
+                "multi_model": True,
+                "prefix": endpoint.targets.prefix,
+                "eviction": self._settings.model_eviction,
+                "budget_bytes": self.cache.budget.bytes,
+                "held_bytes": self.cache.budget.held,
+                "residual_bytes": self.cache.budget.residual,
+                "loaded": sum(target["state"] == "READY" for target in targets[name]),
+                "targets": targets[name],
+                "events": events[name],
+                "pid": os.getpid(),
+            }
+            for name, endpoint in self._endpoints.items()
+        ]
+
+
+def _resident() -> int:
+    """What this process takes of memory, in bytes. Source: proc(5), statm."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * PAGE_BYTES
+
+
+def _shown(view: EntryView[Key], endpoint: Endpoint | None, now: float) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "target": view.key[1],
+        "state": "READY" if view.loaded else view.state,
+        "doing": view.doing,
+        "reason": view.reason,
+        "bytes": view.bytes,
+        "revision": view.revision,
+        "pinned": view.pinned,
+        "in_use": view.in_use,
+        "waiting": view.waiting,
+        "refused": view.refused,
+        "for_s": round(now - view.since, 3) if view.since else 0.0,
+    }
+    if endpoint is not None:
+        model = endpoint.model
+        shown |= {
+            "version": model.version,
+            "platform": model.spec.platform,
+            "batched": model.spec.batched,
+            "why_not_batched": model.spec.why_not_batched,
+            "batches": {f"{reason} ({mode})": count for (reason, mode), count in model.statistics.reasons.items()},
+            "response_cache": model.cached(),
+        }
+    return shown
+
+
+def _told(event: Event[Key], now: float) -> dict[str, Any]:
+    return {
+        "what": event.what,
+        "target": event.key[1],
+        "reason": event.reason,
+        "bytes": event.bytes,
+        "seconds": round(event.seconds, 6),
+        "locating_s": round(event.locating_s, 6),
+        "waited_s": round(event.waited_s, 6),
+        "callers": event.callers,
+        "ended_s_ago": round(now - event.when, 3),
+    }
