@@ -227,6 +227,11 @@ def _check(settings: Settings) -> None:
             f"load_model is set, but model_control_mode is {settings.model_control_mode}, in which all models are loaded; "
             "--model-control-mode explicit loads those that are named"
         )
+    if settings.multi_model and (settings.models or settings.model_repositories):
+        raise ConfigurationError(
+            "multi_model is set, and so are models: a multi-model container begins empty, and POST /models names its "
+            "models; leave out --model and --model-repository"
+        )
     if "*" in settings.load_model and len(settings.load_model) > 1:
         raise ConfigurationError("load_model is * and other names; * alone loads all models")
     if settings.max_in_flight_bytes < settings.max_body_bytes:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -16,7 +16,7 @@ from serving.objects.catalogue import Catalogue, Entry
 from serving.objects.watch import Place
 from serving.processes.control import first
 from serving.processes.supervisor import Supervisor
-from serving.settings import Aws, Settings, aws, load
+from serving.settings import Aws, ModelEviction, Settings, aws, load
 from serving.telemetry import logs
 
 
@@ -55,6 +55,21 @@ from serving.telemetry import logs
 @click.option("--with-s3", is_flag=True, default=None, help="Run an S3 of your own (SeaweedFS) on loopback.")
 @click.option("--s3-port", type=int, help="Its port; 0 picks a free one.  [default: 8333]")
 @click.option("--model-memory-bytes", type=int, help="What models of endpoints may take.  [default: what is free]")
+@click.option(
+    "--model-cache-bytes",
+    type=int,
+    help="What models of multi-model endpoints may take.  [default: half of what is free]",
+)
+@click.option("--model-cache-disk-bytes", type=int, help="The same of disk.  [default: half of what is free]")
+@click.option(
+    "--model-eviction", type=click.Choice(get_args(ModelEviction)), help="Which of them goes first.  [default: lru]"
+)
+@click.option("--model-load-wait-s", type=float, help="How long a request waits for its model.  [default: 60]")
+@click.option("--model-load-limit-s", type=float, help="How long a load may take.  [default: 360]")
+@click.option("--model-refresh-s", type=float, help="Time between two looks whether a model changed.  [default: 60]")
+@click.option(
+    "--multi-model", is_flag=True, default=None, help="Be a multi-model container: POST /models names models."
+)
 @click.option("--tls-cert", metavar="FILE", help="Certificate chain (PEM).")
 @click.option("--tls-key", metavar="FILE", help="Private key (PEM).")
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="Another Host name to answer to.")

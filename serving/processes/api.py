@@ -12,6 +12,7 @@ from serving.control.call import Answer, Request
 from serving.control.refusal import refusal
 from serving.errors import InternalError, MissingExtra, ServingError, UnknownOperation
 from serving.processes.presence import Presence
+from serving.processes.targets import Artifacts
 from serving.runtime.wiring import Fleet
 from serving.settings import Aws, Settings
 from serving.telemetry.accumulators import Sample
@@ -52,6 +53,10 @@ class Api:
             self._aws = self._seaweed.aws
         if settings.database is not None or (settings.state_dir / "control.db").exists():
             await self._compose()
+
+    async def target_artifacts(self) -> Artifacts:
+        """What fetches the models of multi-model endpoints, with what is known of the object store by now."""
+        return await asyncio.to_thread(self._made_target_artifacts)
 
     async def restore(self) -> None:
         """Deploys the endpoints of earlier whose models are on this machine; the rest follows while the server runs."""
@@ -142,6 +147,13 @@ class Api:
         async with self._composing:
             if self._plane is None:
                 self._store, self._plane, self._reconciler = await asyncio.to_thread(self._made)
+
+    def _made_target_artifacts(self) -> Artifacts:
+        """Blocks: imports."""
+        from serving.control.target_artifacts import TargetArtifacts
+        from serving.objects.store import open_store
+
+        return TargetArtifacts(self._settings, open_store(self._aws, self._settings.allow_paths))
 
     def _made(self) -> tuple[Store, ControlPlane, Reconciler]:
         """Blocks: imports, connects, migrates."""

@@ -22,12 +22,17 @@ _MAX_BYTES = 256 * 1024 * 1024
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor to worker, first: who it is and what is set."""
+    """Supervisor to worker, first: who it is and what is set.
+
+    `peers` are the sockets of all workers by their numbers, `secret` is what only workers know.
+    """
 
     worker: int
     settings: Settings
     origins: tuple[str, ...]
     hosts: tuple[str, ...]
+    peers: tuple[bytes, ...]
+    secret: bytes
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
@@ -194,10 +199,14 @@ class Lease(msgspec.Struct, frozen=True, tag=True):
 
 
 class Held(msgspec.Struct, frozen=True, tag=True):
-    """Worker to supervisor, each second in which it changed: bytes that its targets take, and that it had to refuse or evict."""
+    """Worker to supervisor, each second in which it changed: bytes that its targets take, and that it had to refuse or evict.
+
+    `lease_bytes`: the last `Lease` that it keeps to, so that what a worker gave up is only given away once it knows.
+    """
 
     memory_bytes: int
     pressure_bytes: int
+    lease_bytes: int = 0
 
 
 class Change(msgspec.Struct, frozen=True, tag=True):

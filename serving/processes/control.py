@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from serving.contract import ModelConfig
 from serving.errors import ArtifactError, BadRequest, ConfigurationError, ServingError, Unavailable
 from serving.objects.catalogue import Catalogue, Entry, owners
 from serving.objects.override import read_override
@@ -24,13 +25,18 @@ from serving.objects.staging import Changed, Staging
 from serving.objects.versions import wanted
 from serving.objects.watch import Place, Watcher, inside
 from serving.processes.roster import Roster
-from serving.runtime.wiring import EndpointWiring, Versions
+from serving.runtime.wiring import EndpointWiring, TargetsWiring, Versions
 from serving.settings import Settings
 from serving.telemetry.accumulators import Sample
 
 log = logging.getLogger("serving.control")
 
 VARIANT: Final = "AllTraffic"
+MULTI_MODEL: Final = EndpointWiring(
+    "multi-model", VARIANT, "", "", ModelConfig(name="multi-model"), TargetsWiring(prefix="")
+)
+"""What a multi-model container serves: the models that `POST /models` names, of any kind that is installed."""
+
 EVERY_MODEL: Final = "*"
 UNLOADED: Final = "unloaded"
 
@@ -368,8 +374,11 @@ class Control:
         default = self._settings.default_model
         if default is None and len(self._force) == 1:
             default = next(iter(self._force))
+        default = default if default in self._force else None
+        if self._settings.multi_model:
+            endpoints, default = (*endpoints, MULTI_MODEL), MULTI_MODEL.name
         calls, self._calls = self._calls, []
-        await self._roster.put_models(endpoints, default if default in self._force else None, calls)
+        await self._roster.put_models(endpoints, default, calls)
 
     def _forget(self, name: str) -> None:
         for known in (self._force, self._settled, self._failed):

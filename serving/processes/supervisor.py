@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -20,10 +21,10 @@ from typing import Any
 import msgspec
 import orjson
 
-from serving.errors import BadRequest, ConfigurationError, InternalError, ServingError, Unavailable
+from serving.errors import BadRequest, ConfigurationError, ServingError, Unavailable
 from serving.objects.catalogue import Catalogue, Entry
 from serving.objects.watch import Place
-from serving.processes import presence
+from serving.processes import peer_sockets, presence
 from serving.processes.api import Api
 from serving.processes.board import ABSENT, Board
 from serving.processes.channel import (
@@ -32,22 +33,31 @@ from serving.processes.channel import (
     Began,
     Begin,
     Call,
+    Changed,
     Channel,
     Collect,
     Collected,
     Drain,
     Ended,
     Gathered,
+    Held,
+    Locate,
     Prepared,
+    Release,
+    TargetBegan,
+    TargetEnded,
     ToSupervisor,
     Unfit,
     Wire,
     Wired,
 )
 from serving.processes.control import Control
+from serving.processes.faults import told
 from serving.processes.handle import WorkerHandle
 from serving.processes.loads import Loads
 from serving.processes.roster import Roster
+from serving.processes.target_control import TargetControl
+from serving.processes.targets import Targets
 from serving.runtime.wiring import EndpointWiring, Versions
 from serving.settings import Aws, Settings
 from serving.telemetry import collector
@@ -76,12 +86,16 @@ class Supervisor:
         self._wire = Wire(0, (), None)
         self._sockets: list[socket.socket] = []
         self._board = Board.make(settings.workers)
+        self._peers = peer_sockets.listen(settings.workers)
+        self._secret = secrets.token_bytes(32)
         self._workers: dict[int, WorkerHandle] = {}
         self._starts = 0
         self._last_call = 0
         self._stopping = asyncio.Event()
         self._failure: str | None = None
         self._loads = Loads(self)
+        self._targets = Targets(settings, self, lambda: self._wire.endpoints, self._api.target_artifacts)
+        self._target_control = TargetControl(settings, self, self._targets)
         self._restoring = False
         self._scraping = asyncio.Lock()
         self._ready = asyncio.Event()
@@ -178,7 +192,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         read_end, write_end = os.pipe()
         shared = [listener.fileno() for listener in self._sockets]
-        descriptors = [theirs.fileno(), read_end, self._board.descriptor, *shared]
+        descriptors = [theirs.fileno(), read_end, self._board.descriptor, self._peers[number].fileno(), *shared]
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -199,7 +213,9 @@ class Supervisor:
         channel = Channel(reader, writer, ToSupervisor)
         worker = WorkerHandle(number, process, channel, write_end)
         self._starts += 1
-        channel.send(Begin(number, self._settings, *trusted(self._settings)))
+        peers = tuple(peer.getsockname() for peer in self._peers)
+        channel.send(Begin(number, self._settings, *trusted(self._settings), peers, self._secret))
+        self._targets.started(worker)
         if self._wire.version:
             channel.send(self._wire)
         if self._stopping.is_set():
@@ -212,6 +228,7 @@ class Supervisor:
         self._board[worker.number] = ABSENT
         os.close(worker.lifeline)
         worker.channel.close()
+        self._targets.buried(worker)
         self._loads.buried(worker)
         self._news.set()
         # What it counted when last asked stays counted, so that counters do not fall when a worker is replaced.
@@ -227,6 +244,8 @@ class Supervisor:
             self._loads.ended(worker, message)
         elif isinstance(message, Prepared):
             self._loads.prepared(worker, message)
+        elif isinstance(message, Locate | Release | TargetBegan | TargetEnded | Held | Changed):
+            self._targets.handle(worker, message)
         elif isinstance(message, Unfit):
             self._unfit(worker, message)
         elif isinstance(message, Collected):
@@ -356,31 +375,40 @@ class Supervisor:
     # ------------------------------------------------------------------ what concerns all workers
 
     async def _gather(self, ask: Ask) -> bytes:
-        answers = await asyncio.gather(*(self._collect(worker, ask) for worker in list(self._workers.values())))
         if ask.what == "metrics":
+            await self._answers(ask.what, None)
             # A worker that does not answer counts with what it said last; one that ended meanwhile is among the retired.
             samples = [worker.samples for worker in self._workers.values()]
             groups = (*samples, self._retired, self._own_samples())
             # With hundreds of endpoints it takes most of a second, in which workers and callers would wait.
             async with self._scraping:
                 return await asyncio.to_thread(lambda: collector.text(collector.merge(groups)))
-        rows = [row for answer in answers if answer is not None for row in orjson.loads(answer.body)]
+        rows = await self._rows(ask.what, ask.name)
         if ask.name is None:
             rows += [msgspec.to_builtins(row) for row in self._control.unavailable()]
         return orjson.dumps(rows)
 
+    async def _rows(self, what: str, name: str | None) -> list[Any]:
+        """What all workers tell in JSON."""
+        return [row for answer in await self._answers(what, name) for row in orjson.loads(answer.body)]
+
+    async def _answers(self, what: str, name: str | None) -> list[Collected]:
+        collecting = (self._collect(worker, what, name) for worker in list(self._workers.values()))
+        return [answer for answer in await asyncio.gather(*collecting) if answer is not None]
+
     async def _answer(self, asker: WorkerHandle, ask: Ask) -> None:
         """Answers a worker; whatever goes wrong is told to its caller alone."""
         gather = self._gather if ask.what in ("metrics", "models") else self._manage
+        if ask.what.startswith("container-"):
+            gather = self._target_control.container
         try:
             reply = Gathered(ask.call, await gather(ask))
         except ConfigurationError as error:
             reply = Gathered(ask.call, b"", BadRequest.__name__, error.message)
-        except ServingError as error:
-            reply = Gathered(ask.call, b"", type(error).__name__, error.message)
-        except Exception:
-            log.exception("a call (%s) failed", ask.what)
-            reply = Gathered(ask.call, b"", InternalError.__name__, InternalError().message)
+        except Exception as error:
+            if not isinstance(error, ServingError):
+                log.exception("a call (%s) failed", ask.what)
+            reply = Gathered(ask.call, b"", *told(error))
         asker.channel.send(reply)
 
     async def _answer_api(self, asker: WorkerHandle, call: Call) -> None:
@@ -389,26 +417,29 @@ class Supervisor:
     async def _manage(self, ask: Ask) -> bytes:
         """Carries out a call of the repository API."""
         if ask.name is None:
-            return msgspec.json.encode(await self._control.index(ready_only=bool(ask.body)))
+            ready_only = bool(ask.body)
+            targets = self._target_control.index(await self._rows("targets", None), ready_only=ready_only)
+            return msgspec.json.encode([*await self._control.index(ready_only=ready_only), *targets])
+        owner = self._target_control if ":" in ask.name else self._control
         if ask.what == "load":
-            await self._control.load(ask.name, ask.body.decode() or None)
+            await owner.load(ask.name, ask.body.decode() or None)
         else:
-            await self._control.unload(ask.name)
+            await owner.unload(ask.name)
         return b""
 
-    async def _collect(self, worker: WorkerHandle, ask: Ask) -> Collected | None:
+    async def _collect(self, worker: WorkerHandle, what: str, name: str | None) -> Collected | None:
         self._last_call += 1
         number = self._last_call
         call: asyncio.Future[Collected] = asyncio.get_running_loop().create_future()
         worker.calls[number] = call
-        worker.channel.send(Collect(number, ask.what, ask.name))
+        worker.channel.send(Collect(number, what, name))
         try:
             answer = await asyncio.wait_for(call, _COLLECT_S)
         except (TimeoutError, asyncio.CancelledError):
             return None
         finally:
             worker.calls.pop(number, None)
-        if ask.what == "metrics":
+        if what == "metrics":
             worker.samples = answer.samples
         return answer
 
@@ -417,7 +448,7 @@ class Supervisor:
         for name, variant in dict.fromkeys((wiring.name, wiring.variant) for wiring in self._wire.endpoints):
             labels = (("endpoint_name", name), ("variant_name", variant))
             samples.append(Sample("serving_endpoint_in_service", "gauge", labels, int(self._everywhere())))
-        return samples + self._control.samples() + self._api.samples()
+        return samples + self._control.samples() + self._api.samples() + self._targets.samples()
 
     # ------------------------------------------------------------------ the end
 
@@ -437,7 +468,7 @@ class Supervisor:
 
     async def _end(self) -> None:
         """Drains the workers and waits for their end; kills those that do not come to it."""
-        for listener in self._sockets:
+        for listener in (*self._sockets, *self._peers):
             listener.close()
         self._api.release()
         workers = list(self._workers.values())
@@ -456,6 +487,7 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._targets.close()
         await self._api.close()
 
     def _spawn(self, work: Any) -> None:

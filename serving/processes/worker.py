@@ -1,4 +1,4 @@
-"""A worker: the data plane in a process of its own. `python -m serving.processes.worker CHANNEL_FD LIFELINE_FD BOARD_FD SOCKET_FD...`
+"""A worker: the data plane in a process of its own. `python -m serving.processes.worker CHANNEL LIFELINE BOARD PEER SOCKET...`, all descriptors.
 
 It takes its settings and its wiring from the supervisor and ends when the supervisor does: a thread reads the lifeline,
 a pipe that nobody writes, and ends the process at its end of file, however busy the loop is.
@@ -15,17 +15,18 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
+import msgspec
 import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from serving.control.call import Answer, Request
-from serving.errors import BadRequest, InternalError, Overloaded, ServingError, Unavailable, Unsupported, encodable
+from serving.errors import InternalError, Overloaded, ServingError, Unavailable, encodable
 from serving.frontends.http.app import Dated, HttpApp
 from serving.frontends.http.faces import Faces
 from serving.frontends.http.head import Guard
@@ -40,24 +41,35 @@ from serving.processes.channel import (
     Began,
     Begin,
     Call,
+    Change,
+    Changed,
     Channel,
     Collect,
     Collected,
     Drain,
     Ended,
     Forget,
+    Found,
     Gathered,
+    Held,
+    Lease,
+    Locate,
     Prepare,
     Prepared,
+    Release,
+    TargetBegan,
+    TargetEnded,
     ToSupervisor,
     ToWorker,
     Unfit,
     Wire,
     Wired,
 )
+from serving.processes.faults import raised, told
 from serving.processes.holding import Holding
+from serving.processes.peers import Peers
 from serving.runtime.dataplane import DataPlane
-from serving.runtime.wiring import EndpointWiring
+from serving.runtime.wiring import EndpointWiring, Located
 from serving.settings import Settings
 from serving.telemetry import logs
 from serving.telemetry.accumulators import Sample
@@ -71,18 +83,31 @@ _ON_ITS_WAY_S = 0.1
 _ASKS = 64
 _API_CALLS = 512
 
-_ANSWERED = {kind.__name__: kind for kind in (BadRequest, InternalError, Unavailable, Unsupported)}
-"""The errors that the supervisor answers with."""
-
 
 class Worker:
     """One worker process: snapshots in, requests served, numbers out."""
 
-    def __init__(self, channel: Channel, begin: Begin, sockets: list[socket.socket], board: Board) -> None:
+    def __init__(
+        self, channel: Channel, begin: Begin, sockets: list[socket.socket], board: Board, peer: socket.socket
+    ) -> None:
         self._channel = channel
         self._settings: Settings = begin.settings
         self._plane = DataPlane()
-        self._holding = Holding(self._plane, begin.settings, self)
+        self._holding = Holding(self._plane, begin.settings, self, self)
+        self._targets = self._holding.targets
+        self._peers = Peers(
+            begin.worker,
+            peer,
+            begin.peers,
+            begin.secret,
+            self._plane,
+            max_bytes=begin.settings.max_in_flight_bytes,
+            copy=self._targets.copy,
+        )
+        if len(begin.peers) > 1:
+            self._targets.forwarder = self._peers
+        self._located: dict[int, asyncio.Future[Found]] = {}
+        self._held = Held(0, 0)
         self._last_load = 0
         faces = Faces(begin.settings.region, begin.settings.account_id)
         self._lane = LaneState(self._plane, faces, Guard(begin.hosts, begin.origins), begin.settings)
@@ -139,21 +164,18 @@ class Worker:
 
     def _handle(self, message: ToWorker) -> None:
         if isinstance(message, Wire | Prepare):
-            work = self._wire(message) if isinstance(message, Wire) else self._prepare(message)
-            task = self._loop.create_task(work)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._wire(message) if isinstance(message, Wire) else self._prepare(message))
         elif isinstance(message, Forget):
             self._holding.forget(message.calls)
         elif isinstance(message, Collect):
             samples = self._samples() if message.what == "metrics" else []
-            body = b"" if message.what == "metrics" else self._holding.models(message.name)
+            body = self._told_of(message.what, message.name)
             self._channel.send(Collected(message.call, samples, body))
         elif isinstance(message, Gathered):
             future = self._asks.pop(message.call, None)
             if future is not None and not future.done():
                 if message.error:
-                    future.set_exception(_ANSWERED.get(message.error, InternalError)(message.message))
+                    future.set_exception(raised(message.error, message.message))
                 else:
                     future.set_result(message.body)
         elif isinstance(message, Answered):
@@ -162,6 +184,21 @@ class Worker:
                 answered.set_result(message.answer)
         elif isinstance(message, Drain):
             self._begin_drain()
+        elif isinstance(message, Found):
+            located = self._located.pop(message.call, None)
+            if located is not None and not located.done():
+                located.set_result(message)
+            else:
+                self._channel.send(Release(message.call))
+        elif isinstance(message, Lease):
+            self._targets.resize(message.memory_bytes)
+        elif isinstance(message, Change):
+            self._spawn(self._change(message))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _prepare(self, prepare: Prepare) -> None:
         why = await self._holding.prepare(prepare.call, prepare.endpoint, alone=prepare.alone)
@@ -179,9 +216,61 @@ class Worker:
         """Implements `Loads`."""
         self._channel.send(Ended(load))
 
+    # ------------------------------------------------------------------ the models of multi-model endpoints
+
+    async def locate(self, endpoint: str, target: str, revision: str) -> tuple[int, Located | None]:
+        """Implements `Source`."""
+        self._last_call += 1
+        number = self._last_call
+        found = self._located[number] = self._loop.create_future()
+        self._channel.send(Locate(number, endpoint, target, revision))
+        answer = await found
+        if answer.error:
+            raise raised(answer.error, answer.message, answer.retry_after_s)
+        return number, answer.located
+
+    def release(self, number: int) -> None:
+        """Implements `Source`."""
+        self._channel.send(Release(number))
+
+    async def target_began(self, endpoint: str, target: str) -> int:
+        """Implements `Source`."""
+        self._last_load += 1
+        number = self._last_load
+        self._channel.send(TargetBegan(number, endpoint, target))
+        await self._channel.sent()
+        return number
+
+    def target_ended(self, number: int) -> None:
+        """Implements `Source`."""
+        self._channel.send(TargetEnded(number))
+
+    async def _change(self, change: Change) -> None:
+        """Loads or unloads a target, as the supervisor was asked to."""
+        try:
+            await self._holding.change(change.what, change.endpoint, change.target)
+            answer = Changed(change.call)
+        except ServingError as error:
+            answer = Changed(change.call, *told(error))
+        except Exception:
+            log.exception("a change of %s:%s failed", change.endpoint, change.target)
+            answer = Changed(change.call, *told(InternalError()))
+        self._channel.send(answer)
+
+    def _tell_held(self) -> None:
+        """Tells what the targets take, where that has changed."""
+        held = Held(self._targets.cache.budget.held, self._targets.pressure, self._targets.cache.budget.bytes)
+        if held != self._held:
+            self._held = held
+            self._channel.send(held)
+
+    # ------------------------------------------------------------------ the wiring
+
     async def _wire(self, wire: Wire) -> None:
         missing, lines = await self._holding.wire(wire)
-        self._lane.memo.clear()  # remembered heads hold routes through the old snapshot
+        # Remembered heads hold routes through the old snapshot.
+        self._lane.memo.clear()
+        self._peers.services.memo.clear()
         if not self._lane.draining and not (missing and not self._accepting):
             self._begin_to_accept()
         self._channel.send(Wired(wire.version, missing, lines))
@@ -189,6 +278,7 @@ class Worker:
     def _begin_to_accept(self) -> None:
         if not self._accepting:
             self._accepting = True
+            self._spawn(self._peers.start())
             # What start-up made lives as long as the process: the collector need not look at it again.
             gc.collect()
             gc.freeze()
@@ -210,6 +300,15 @@ class Worker:
         """Implements `Admin`."""
         # A load takes as long as it takes.
         return await self._ask(what, name, parameters, timeout_s=_CONTROL_TIMEOUT_S)
+
+    async def container(self, what: str, name: str | None, parameters: bytes) -> bytes:
+        """Implements `Admin`."""
+        return await self._ask(what, name, parameters, timeout_s=_CONTROL_TIMEOUT_S)
+
+    def _told_of(self, what: str, name: str | None) -> bytes:
+        if what == "models":
+            return self._holding.models(name)
+        return msgspec.json.encode(self._targets.states()) if what == "targets" else b""
 
     async def _ask(self, what: str, name: str | None, body: bytes = b"", timeout_s: float = _ASK_TIMEOUT_S) -> bytes:
         answer: bytes = await self._told(self._asks, lambda number: Ask(number, what, name, body), _ASKS, timeout_s)
@@ -249,7 +348,7 @@ class Worker:
             Sample("serving_unrouted_errors", "counter", (), self._plane.platform_errors),
             Sample("serving_http_requests", "counter", (), lane.requests),
         ]
-        return samples + self._holding.samples()
+        return samples + self._holding.samples() + self._peers.samples()
 
     # ------------------------------------------------------------------ time and the end
 
@@ -262,6 +361,7 @@ class Worker:
             connection.sweep()  # type: ignore[union-attr]
         if self._tls is not None:
             self._tls.reload_if_changed()
+        self._tell_held()
         self._loop.call_later(SWEEP_S, self._sweep)
 
     def _begin_drain(self) -> None:
@@ -269,6 +369,7 @@ class Worker:
             return
         self._lane.draining = True
         self._acceptor.stop()
+        self._peers.leave()
         task = self._loop.create_task(self._drain())
         self._tasks.add(task)
 
@@ -283,6 +384,8 @@ class Worker:
             while self._state.connections:
                 self._lane.closed.clear()
                 await asyncio.wait_for(self._lane.closed.wait(), max(ends - perf_counter(), 0.0))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._peers.close(), max(ends - perf_counter(), 0.0))
         left = len(self._state.connections)
         if left:
             log.warning("%d connections were still busy after %g s", left, self._settings.drain_timeout_s)
@@ -295,7 +398,7 @@ def _watch_lifeline(descriptor: int) -> None:
     os._exit(1)
 
 
-async def _main(channel_fd: int, board_fd: int, socket_fds: list[int]) -> None:
+async def _main(channel_fd: int, board_fd: int, peer_fd: int, socket_fds: list[int]) -> None:
     stream = socket.socket(fileno=channel_fd)
     reader, writer = await asyncio.open_unix_connection(sock=stream)
     channel = Channel(reader, writer, ToWorker)
@@ -306,7 +409,7 @@ async def _main(channel_fd: int, board_fd: int, socket_fds: list[int]) -> None:
     logs.configure(f"worker {begin.worker}", settings.log_format, settings.log_level, settings.state_dir / "logs")
     sockets = [socket.socket(fileno=descriptor) for descriptor in socket_fds]
     try:
-        await Worker(channel, begin, sockets, Board(board_fd)).run()
+        await Worker(channel, begin, sockets, Board(board_fd), socket.socket(fileno=peer_fd)).run()
     except (ServingError, ssl.SSLError, OSError) as error:
         channel.send(Unfit(encodable(str(error))))
         await channel.sent()
@@ -319,10 +422,10 @@ def main() -> None:
     """The worker program."""
     # A terminal sends it to the whole group; the supervisor decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel_fd, lifeline_fd, board_fd, *socket_fds = (int(argument) for argument in sys.argv[1:])
+    channel_fd, lifeline_fd, board_fd, peer_fd, *socket_fds = (int(argument) for argument in sys.argv[1:])
     threading.Thread(target=_watch_lifeline, args=(lifeline_fd,), name="lifeline", daemon=True).start()
     check_uvicorn()
-    uvloop.run(_main(channel_fd, board_fd, socket_fds))
+    uvloop.run(_main(channel_fd, board_fd, peer_fd, socket_fds))
 
 
 if __name__ == "__main__":
