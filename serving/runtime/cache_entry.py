@@ -128,7 +128,7 @@ class EntryView(NamedTuple, Generic[K]):
     """A key as `/debug/models` shows it; bytes as they count against the budget, times of the loop's clock.
 
     `state`: loaded, or what is done about it (a `Stage`'s value, "in use" for what goes after its last use, "unloading"),
-    or "refused" for what is known to be broken. `doing` is what is done beside about a loaded one. `reason`: why it goes, or
+    "refused" for what is known to be broken, or "missing". `doing` is what is done beside about a loaded one. `reason`: why it goes, or
     what went wrong last, which is believed until `until`.
     """
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
-from typing import TypeVar
+from typing import Final, TypeVar
 
+from serving.errors import BadRequest, TargetMissing
 from serving.runtime.cache_budget import CacheBudget
 from serving.runtime.cache_departures import Departures
 from serving.runtime.cache_entry import Entry, EntryView
 from serving.runtime.cache_faults import Faults
+
+_ABSENT: Final = (TargetMissing, BadRequest)
+"""What is said of names that no model has."""
 
 K = TypeVar("K", bound=Hashable)
 W = TypeVar("W", bound=Hashable)
@@ -61,4 +65,5 @@ def views(
         yield EntryView(gone.key, state, False, size, gone.revision, gone.since, in_use=used, reason=gone.reason)
     for key, fault in faults:
         if key not in loaded:
-            yield EntryView(key, "refused", False, reason=fault.error.message, until=fault.until, refused=fault.refused)
+            state = "missing" if isinstance(fault.error, _ABSENT) else "refused"
+            yield EntryView(key, state, False, reason=fault.error.message, until=fault.until, refused=fault.refused)

@@ -77,8 +77,8 @@ class MultiModelEndpoint:
         if face is Face.OPEN_INFERENCE:
             return f"'{self.name}' is a multi-model endpoint; name one of its models as {self.name}:MODEL"
         return (
-            f"Endpoint {self.name} is a multi-model endpoint; the header X-Amzn-SageMaker-Target-Model has to name one of its "
-            "models"
+            "Request is missing a target model header. Multi-model endpoints require this header: "
+            f"X-Amzn-SageMaker-Target-Model names one of the models of {self.name}"
         )
 
 

@@ -408,6 +408,7 @@ class Targets:
                 "reason": "" if view.loaded else view.reason or view.state,
             }
             for view in self.cache.entries()
+            if view.state != "missing"
         ]
 
     def summaries(self) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ ALONE = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"
 """Keeps the SDKs, which report their use to AWS, to this machine; port 9 throws away whatever comes, if it is open."""
 
 Run = Callable[..., dict[str, Any]]
-"""Runs SDK/NAME.py with these archives, and gives what it reports."""
+"""Runs SDK/NAME.py with these archives (names of `models`, or files), and gives what it reports."""
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def rows() -> Rows:
 def run(request: pytest.FixtureRequest, models: Models, rows: Rows, tmp_path: Path) -> Run:
     """Runs a notebook in a clean environment: a home of its own, and nothing set but what `serving env` says."""
 
-    def call(sdk: str, name: str, *archives: str) -> dict[str, Any]:
+    def call(sdk: str, name: str, *archives: str | Path) -> dict[str, Any]:
         python = ENVIRONMENTS / sdk / "bin" / "python"
         if not python.exists():
             pytest.skip(f"the environment .clients/{sdk} is missing: run `make test-clients`")
@@ -57,7 +57,8 @@ def run(request: pytest.FixtureRequest, models: Models, rows: Rows, tmp_path: Pa
         home.mkdir()
         np.save(asked, rows)
         script = Path(__file__).parent / sdk / f"{name}.py"
-        command = [python, "-W", "ignore", script, *map(models.archive, archives), asked, report]
+        files = (each if isinstance(each, Path) else models.archive(each) for each in archives)
+        command = [python, "-W", "ignore", script, *files, asked, report]
         code, printed = _bounded(
             list(map(str, command)),
             tmp_path,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.clients.conftest import Run
+from tests.support import many
 from tests.support.answers import close, same
 from tests.support.notebook import Rows
 
@@ -53,6 +58,24 @@ def test_framework_models(run: Run, answers: Answers) -> None:
     # Scripts of one's own are not run yet; whoever deploys one is told so.
     assert "inference.py" in found["script"]
     assert "not built yet" in found["script"]
+
+
+def test_multi_model(run: Run, rows: Rows, tmp_path: Path) -> None:
+    packed = tmp_path / "many.tar"
+    with tarfile.open(packed, "w") as tar:
+        for number in range(50):
+            content = many.archive(tmp_path / "graph", number)
+            member = tarfile.TarInfo(f"m{number}.tar.gz")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    found = run("sdk2", "multi_model", packed)
+    assert found["seconds"] < AT_ONCE_S
+    assert found["listed"] == sorted(f"team/m{number}.tar.gz" for number in range(50))
+    for number in range(50):
+        same(np.float32(found["answers"][f"team/m{number}.tar.gz"]), rows * np.float32(number))
+    same(np.float32(found["added"]), rows * np.float32(7))
+    assert found["more"] is True
+    assert "Failed to download model data" in found["missing"]
 
 
 def test_registry(run: Run, answers: Answers) -> None:

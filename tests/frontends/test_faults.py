@@ -19,8 +19,10 @@ from botocore.exceptions import ClientError
 from serving import errors
 from serving.frontends.http.faces import Faces
 from serving.runtime.invocation import Face
-from tests.frontends.rows.row import JSON, ROW, inputs, tensor
+from tests.frontends.rows.row import JSON, MEBIBYTE, ROW, inputs, tensor
+from tests.support import many
 from tests.support import server as support
+from tests.support.notebook import ROLE
 from tests.support.server import Server, wait_until
 from tests.support.wire import Answer, Wire, request
 
@@ -65,6 +67,33 @@ CASES = list(table())
 
 
 # ---------------------------------------------------------------- requests
+
+MANY = "many"
+"""The endpoint of many models, and, as a default model, the server that has it."""
+
+COLD_MODELS = 8
+COLD = (f"cold{number}.tar.gz" for number in range(COLD_MODELS))
+"""Models of `many`, each of which is asked for once."""
+
+
+def to_target(face: Face, target: str | None, *fields: str, endpoint: str = MANY) -> bytes:
+    """An invocation of a model of an endpoint, or of the endpoint itself."""
+    if face is Face.OPEN_INFERENCE:
+        return request(path(face, endpoint if target is None else f"{endpoint}:{target}"), four(face), *fields)
+    if face is Face.CONTAINER and target is not None:
+        return request(f"/models/{target}/invoke", b"[[1,2,3,4]]", JSON, *fields)
+    named = [] if target is None else [f"X-Amzn-SageMaker-Target-Model: {target}"]
+    return post(face, endpoint, b"[[1,2,3,4]]", JSON, *named, *fields)
+
+
+def to_load(face: Face, name: str, models: Path) -> bytes:
+    """A request for which a model has to be loaded: where it is named, or, by the platform, where it is added."""
+    return added(name, models) if face is Face.CONTAINER else to_target(face, f"{name}.tar.gz")
+
+
+def added(name: str, models: Path) -> bytes:
+    """A call that adds a model to a container."""
+    return request("/models", orjson.dumps({"model_name": name, "url": str(models / name)}), JSON)
 
 
 def post(face: Face, model: str, body: bytes, *fields: str, method: str = "POST", host: str = "localhost") -> bytes:
@@ -115,6 +144,7 @@ REQUESTS: dict[str, tuple[str | None, Ask]] = {
     ),
     "wrong method": ("linear", lambda face: post(face, "linear", b"", method="PUT")),
     "invalid header": ("linear", lambda face: post(face, "linear", four(face), JSON, "X-Serving-Timeout-Ms: soon")),
+    "model of a single-model endpoint": ("linear", lambda face: to_target(face, "a.tar.gz", endpoint="linear")),
     "foreign host": ("linear", lambda face: post(face, "linear", four(face), JSON, host="evil.example")),
     "not built": (
         "linear",
@@ -135,8 +165,58 @@ REQUESTS: dict[str, tuple[str | None, Ask]] = {
 }
 """The default model of the server to ask, and the request."""
 
+TARGETS: dict[str, Callable[[Face, Path], bytes]] = {
+    "no model named": lambda face, _: to_target(face, None),
+    "unknown model": lambda face, _: to_target(face, "none.tar.gz"),
+    "model name too long": lambda face, _: to_target(face, "x" * 1025),
+    "model outside the prefix": lambda face, _: to_target(face, "../a.tar.gz"),
+    "model cannot be loaded": lambda face, models: to_load(face, "broken", models),
+    "model does not fit": lambda face, models: to_load(face, "big", models),
+    "model still loading": lambda face, _: to_target(face, next(COLD), "X-Serving-Timeout-Ms: 1"),
+    "model loaded already": lambda _, models: added("good", models),
+}
+"""The requests to the server of `targets`; they know where its models are."""
+
 RENDERED: dict[str, errors.ServingError] = {"not ready": errors.NotReady(), "server failure": errors.InternalError()}
 """What no request can provoke on a server that is well: rendered from the error itself."""
+
+RETRIED = {"overload", "model still loading"}
+"""Faults whose answers say when to try again."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of `many`, each as a folder and as an archive: `good`, `broken`, `big` and those of `COLD`."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("good", *(f"cold{number}" for number in range(COLD_MODELS))):
+        (folder / name).mkdir()
+        (folder / f"{name}.tar.gz").write_bytes(many.archive(folder / name, 1))
+    (folder / "big").mkdir()
+    (folder / "big.tar.gz").write_bytes(many.archive(folder / "big", 1, weights=28 * MEBIBYTE))
+    (folder / "broken").mkdir()
+    (folder / "broken" / "model.onnx").write_bytes(b"no graph")
+    (folder / "broken.tar.gz").write_bytes(b"no archive")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def targets(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A multi-model container that has the model `good`, and serves the multi-model endpoint `many` beside it."""
+    env = {"SERVING_MULTI_MODEL": "true", "SERVING_MODEL_CACHE_BYTES": str(16 * MEBIBYTE)}
+    with support.running(
+        f"--allow-path={models}", state_dir=tmp_path_factory.mktemp("many") / "state", env=env
+    ) as server:
+        assert ask(server, added("good", models)).status == 200
+        client = boto3_client("sagemaker", server)
+        container = {"Image": "onnx", "Mode": "MultiModel", "ModelDataUrl": f"file://{models}/"}
+        client.create_model(ModelName=MANY, ExecutionRoleArn=ROLE, PrimaryContainer=container)
+        variant = {"VariantName": "AllTraffic", "ModelName": MANY, "InitialInstanceCount": 1}
+        client.create_endpoint_config(
+            EndpointConfigName=MANY, ProductionVariants=[{**variant, "InstanceType": "ml.m5.large"}]
+        )
+        client.create_endpoint(EndpointName=MANY, EndpointConfigName=MANY)
+        client.get_waiter("endpoint_in_service").wait(EndpointName=MANY)
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +239,11 @@ def server_of(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def server(server_of: Callable[[str | None], Server], fault: str) -> Server:
+def server(server_of: Callable[[str | None], Server], fault: str, request: pytest.FixtureRequest) -> Server:
     """The server for a fault."""
+    if fault in TARGETS:
+        found: Server = request.getfixturevalue("targets")
+        return found
     return server_of(REQUESTS[fault][0] if fault in REQUESTS else "linear")
 
 
@@ -185,15 +268,15 @@ def crowd(server: Server, fault: str) -> Iterator[None]:
 
 
 def test_every_fault_of_the_table_is_provoked_and_no_other() -> None:
-    assert {fault for fault, _, _ in CASES} == {*REQUESTS, *RENDERED}
+    assert {fault for fault, _, _ in CASES} == {*REQUESTS, *TARGETS, *RENDERED}
     assert len(CASES) == len({(fault, face) for fault, face, _ in CASES}) >= 50
 
 
 @pytest.mark.parametrize(
     ("fault", "face", "expected"), CASES, ids=[f"{fault} - {face.value}" for fault, face, _ in CASES]
 )
-def test_fault(server: Server, crowd: None, fault: str, face: Face, expected: Expected) -> None:
-    answer = render(fault, face) if fault in RENDERED else ask(server, REQUESTS[fault][1](face))
+def test_fault(server: Server, models: Path, crowd: None, fault: str, face: Face, expected: Expected) -> None:
+    answer = render(fault, face) if fault in RENDERED else ask(server, provoking(fault, face, models))
     fields = answer.json()
     assert answer.status == expected.status, fields
     assert answer.headers["content-type"] == "application/json"
@@ -217,7 +300,12 @@ def test_fault(server: Server, crowd: None, fault: str, face: Face, expected: Ex
             assert expected.original == 0 or orjson.loads(text)["code"] == expected.original
             text = text if expected.original == 0 else orjson.loads(text)["message"]
     assert expected.text.fullmatch(text), text
-    assert ("retry-after" in answer.headers) == (fault == "overload")
+    assert ("retry-after" in answer.headers) == (fault in RETRIED)
+
+
+def provoking(fault: str, face: Face, models: Path) -> bytes:
+    """The request that provokes a fault."""
+    return TARGETS[fault](face, models) if fault in TARGETS else REQUESTS[fault][1](face)
 
 
 def ask(server: Server, sent: bytes) -> Answer:
@@ -240,25 +328,18 @@ WITH_BOTO3 = [
     (fault, expected)
     for fault, face, expected in CASES
     if face is Face.RUNTIME
-    and fault in REQUESTS
+    and fault not in RENDERED
     and fault not in {"wrong method", "unknown path", "not received in time"}
 ]
 
 
 @pytest.mark.parametrize(("fault", "expected"), WITH_BOTO3, ids=[fault for fault, _ in WITH_BOTO3])
-def test_boto3_reads_the_fault(server: Server, crowd: None, fault: str, expected: Expected) -> None:
-    sent = REQUESTS[fault][1](Face.RUNTIME)
+def test_boto3_reads_the_fault(server: Server, models: Path, crowd: None, fault: str, expected: Expected) -> None:
+    sent = provoking(fault, Face.RUNTIME, models)
     head, _, body = sent.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines if not line.startswith("Content-Length"))
-    client = boto3.client(
-        "sagemaker-runtime",
-        endpoint_url=server.url,
-        region_name="us-east-1",
-        aws_access_key_id="id",
-        aws_secret_access_key="secret",
-        config=Config(retries={"total_max_attempts": 1}),
-    )
+    client = boto3_client("sagemaker-runtime", server)
     client.meta.events.register("before-sign", partial(add_headers, headers))
     with pytest.raises(ClientError) as caught:
         client.invoke_endpoint(EndpointName=first.split("/")[2], Body=body)
@@ -270,6 +351,18 @@ def test_boto3_reads_the_fault(server: Server, crowd: None, fault: str, expected
         assert f"error ({expected.original}) from primary" in error["Error"]["Message"]
     else:
         assert expected.text.fullmatch(error["Error"]["Message"]), error
+
+
+def boto3_client(service: str, server: Server) -> Any:
+    """boto3's client of a server, which tries once."""
+    return boto3.client(
+        service,
+        endpoint_url=server.url,
+        region_name="us-east-1",
+        aws_access_key_id="id",
+        aws_secret_access_key="secret",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
 
 
 def add_headers(headers: dict[str, str], request: Any, **_: Any) -> None:

@@ -73,7 +73,7 @@ class ScriptedKind:
         file = path / "model.script" if path.is_dir() else path
         return file if file.suffix == ".script" and file.is_file() else None
 
-    def load(self, artifact: Path, config: ModelConfig) -> ScriptedContainer:
+    def load(self, artifact: Path, config: ModelConfig, known: ModelSpec | None = None) -> ScriptedContainer:
         """Nothing is read but where the model lies."""
         return ScriptedContainer(artifact.parent)
 

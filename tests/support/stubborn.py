@@ -48,7 +48,7 @@ class StubbornKind:
         file = path / "model.stubborn" if path.is_dir() else path
         return file if file.suffix == ".stubborn" and file.is_file() else None
 
-    def load(self, artifact: Path, config: ModelConfig) -> StubbornContainer:
+    def load(self, artifact: Path, config: ModelConfig, known: ModelSpec | None = None) -> StubbornContainer:
         """See the module."""
         number, _, place = artifact.read_text().strip().partition(" ")
         with (Path(place) / "loads").open("a") as loads:

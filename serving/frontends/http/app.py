@@ -7,7 +7,7 @@ routing, codecs, errors and metrics are the same.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -32,17 +32,21 @@ from serving.errors import (
     TooLarge,
     Unavailable,
 )
-from serving.frontends.http import model_repository, open_inference, page, streaming
+from serving.frontends.http import model_repository, multi_model, open_inference, page, streaming
 from serving.frontends.http.coding import COMPRESS_BYTES, Inflater, coding_fields, codings_of, compress
 from serving.frontends.http.faces import Faces
-from serving.frontends.http.head import face_of, hot_face, name_of, parse_head, stream_head
+from serving.frontends.http.head import parse_head, stream_head
 from serving.frontends.http.lane_state import LaneState, server_timing
+from serving.frontends.http.paths import Call as ModelCall
+from serving.frontends.http.paths import call_of, face_of, hot_face, model_of, printable, target_of
 from serving.runtime.invocation import Face, Head, Invocation
 from serving.runtime.model import BULK_BYTES
 
 JSON = "application/json"
 _UNREAD = (408, 413, 503)
 """After these there may be a body on its way that nobody reads."""
+
+ModelHandler = Callable[[Request, ModelCall], Awaitable[Response]]
 
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -61,6 +65,9 @@ class Admin(Protocol):
 
     async def repository(self, what: str, name: str | None, parameters: bytes) -> bytes:
         """What `serving.frontends.http.model_repository` asks for."""
+
+    async def container(self, what: str, name: str | None, parameters: bytes) -> bytes:
+        """What `serving.frontends.http.multi_model` asks for."""
 
 
 class Pending:
@@ -98,27 +105,30 @@ class HttpApp:
         self._plane = lane.plane
         self._faces: Faces = lane.faces
         self._admin = admin
+        self._v2 = v2 = open_inference.Metadata(lane.plane)
+        self._calls: dict[str, tuple[ModelHandler, tuple[str, ...]]] = {
+            "metadata": (v2.model, ("GET",)),
+            "ready": (v2.model_ready, ("GET",)),
+            "load": (self._load, ("POST",)),
+            "unload": (self._unload, ("POST",)),
+            "batches": (self._batches, ("GET",)),
+            "container": (self._container_model, ("GET", "DELETE")),
+        }
 
     def build(self) -> Starlette:
         """The ASGI application."""
-        v2 = open_inference.Metadata(self._plane)
+        v2 = self._v2
         routes = [
             self._route("/ping", self._ping),
             self._route("/", self._root, "GET", "POST"),
             self._route("/metrics", self._metrics),
             self._route("/debug/models", self._debug),
-            self._route("/debug/models/{name}/batches", self._debug),
+            self._route("/models", self._container, "GET", "POST"),
             self._route("/v2", v2.server),
             self._route("/v2/", v2.server),
             self._route("/v2/health/live", v2.live),
             self._route("/v2/health/ready", self._v2_ready),
-            self._route("/v2/models/{name}", v2.model),
-            self._route("/v2/models/{name}/versions/{version}", v2.model),
-            self._route("/v2/models/{name}/ready", v2.model_ready),
-            self._route("/v2/models/{name}/versions/{version}/ready", v2.model_ready),
             self._route("/v2/repository/index", self._index, "POST"),
-            self._route("/v2/repository/models/{name}/load", self._load, "POST"),
-            self._route("/v2/repository/models/{name}/unload", self._unload, "POST"),
         ]
         app = Starlette(routes=routes, exception_handlers={Exception: self._unexpected})
         # A route would answer GET only, and know each method by name; the rest of all paths and methods is ours.
@@ -141,8 +151,8 @@ class HttpApp:
                 return await self._stream(request, beside)
             hot = hot_face(path)
             if hot is None:
-                raise NotFound(f"there is no {request.method} {request.url.path} on this server")
-            face, name, _ = hot
+                return await self._call(request, path)
+            face, name, _, _ = hot
             if request.method != "POST":
                 raise MethodNotAllowed(f"{request.url.path} answers POST, not {request.method}")
             head = parse_head(*hot, request.scope["headers"])
@@ -185,7 +195,7 @@ class HttpApp:
 
     async def _stream(self, request: Request, head: Head) -> Response:
         """An answer in parts, where the face and the model have them; else the whole answer, as the only part."""
-        if not head.streamed or not self._plane.snapshot.streams(head):
+        if not head.streamed or not await self._streams(head):
             return await self._invoke(request, head)
         if request.scope["http_version"] != "1.1":
             raise BadRequest("an answer in parts needs HTTP/1.1, which has chunked bodies")
@@ -197,6 +207,12 @@ class HttpApp:
             partial(self._runtime_fields, head),
             lambda error: self._error(head.face, error, head.name),
         )
+
+    async def _streams(self, head: Head) -> bool:
+        """Whether the model of a head answers in parts; a target has to be loaded to know."""
+        if head.target_model is None:
+            return self._plane.snapshot.streams(head)
+        return (await self._plane.settled(head)).model.spec.streams
 
     def _runtime_fields(self, head: Head, variant: str) -> bytes:
         """The header lines that every answer of SageMaker's runtime has."""
@@ -254,10 +270,19 @@ class HttpApp:
         return Response(await self._admin.metrics(), headers={"content-type": METRICS})
 
     async def _debug(self, request: Request) -> Response:
-        name = request.path_params.get("name")
-        if name is not None and name not in self._plane.snapshot.endpoints:
-            return self._error(Face.CONTAINER, NotFound(f"no model '{name}' is served"), None)
-        return Response(await self._admin.models(name), media_type=JSON)
+        return Response(await self._admin.models(None), media_type=JSON)
+
+    async def _batches(self, request: Request, call: ModelCall) -> Response:
+        snapshot = self._plane.snapshot
+        try:
+            name, target = model_of(call.raw)
+        except BadRequest:
+            name, target = "", None
+        if target is None and name in snapshot.multi:
+            raise BadRequest(f"'{name}' is a multi-model endpoint; name one of its models as {name}:MODEL")
+        if name not in (snapshot.endpoints if target is None else snapshot.multi):
+            raise NotFound(f"no model '{printable(call.raw)}' is served")
+        return Response(await self._admin.models(_full(name, target)), media_type=JSON)
 
     async def _root(self, request: Request) -> Response:
         if request.method == "POST":
@@ -301,26 +326,54 @@ class HttpApp:
     async def _index(self, request: Request) -> Response:
         return Response(await model_repository.index(self._admin, await self._read(request)), media_type=JSON)
 
-    async def _load(self, request: Request) -> Response:
-        name = _model_name(request)
+    async def _load(self, request: Request, call: ModelCall) -> Response:
+        name = _full(*model_of(call.raw))
         return Response(await model_repository.load(self._admin, name, await self._read(request)), media_type=JSON)
 
-    async def _unload(self, request: Request) -> Response:
-        name = _model_name(request)
+    async def _unload(self, request: Request, call: ModelCall) -> Response:
+        name = _full(*model_of(call.raw))
         return Response(await model_repository.unload(self._admin, name, await self._read(request)), media_type=JSON)
+
+    # ------------------------------------------------------------------ the multi-model container contract
+
+    async def _container(self, request: Request) -> Response:
+        multi_model.check(enabled=self._lane.multi_model)
+        if request.method == "POST":
+            body = await self._read(request, multi_model.MOST_BYTES)
+            return Response(await multi_model.add(self._admin, body), media_type=JSON)
+        query = request.query_params
+        page_token, limit = query.get("next_page_token", ""), query.get("limit", "")
+        return Response(await multi_model.page(self._admin, page_token, limit), media_type=JSON)
+
+    async def _container_model(self, request: Request, call: ModelCall) -> Response:
+        multi_model.check(enabled=self._lane.multi_model)
+        name = target_of(call.raw)
+        act = multi_model.remove if request.method == "DELETE" else multi_model.describe
+        return Response(await act(self._admin, name), media_type=JSON)
+
+    # ------------------------------------------------------------------ routes
+
+    async def _call(self, request: Request, path: bytes) -> Response:
+        """A call that names a model. Raises `NotFound` where the path is none."""
+        call = call_of(path)
+        if call is None:
+            raise NotFound(f"there is no {request.method} {request.url.path} on this server")
+        handler, known = self._calls[call.what]
+        _check_method(request, known)
+        return await handler(request, call)
 
     def _route(self, path: str, handler: Callable[[Request], Awaitable[Response]], *methods: str) -> Route:
         known = methods or ("GET",)
+        plain = path.encode()
 
         async def endpoint(request: Request) -> Response:
-            path: bytes = request.scope["raw_path"]
-            face = face_of(path)
+            raw: bytes = request.scope["raw_path"]
+            face = face_of(raw)
             try:
-                if b"%2f" in path.lower():
-                    # Decoded it would be another path; no name that is served holds a slash.
-                    raise NotFound(f"there is no {request.method} {path.decode()} on this server")
-                if request.method not in known and not (request.method == "HEAD" and "GET" in known):
-                    raise MethodNotAllowed(f"{request.url.path} answers {' and '.join(known)}, not {request.method}")
+                if raw != plain:
+                    # It is this path only once it is decoded.
+                    raise NotFound(f"there is no {request.method} {printable(raw)} on this server")
+                _check_method(request, known)
                 return await handler(request)
             except ServingError as error:
                 return self._error(face, error, None)
@@ -346,9 +399,15 @@ class HttpApp:
         )
 
 
-def _model_name(request: Request) -> str:
-    """The name in a path of the repository API. Raises `BadRequest` where no model could have it."""
-    return name_of(request.scope["raw_path"].split(b"/")[4], Face.OPEN_INFERENCE)
+def _check_method(request: Request, known: Sequence[str]) -> None:
+    """Raises `MethodNotAllowed` where a path does not answer the method."""
+    if request.method not in known and not (request.method == "HEAD" and "GET" in known):
+        raise MethodNotAllowed(f"{request.url.path} answers {' and '.join(known)}, not {request.method}")
+
+
+def _full(name: str, target: str | None) -> str:
+    """An endpoint and its target as one name, as the whole server knows it."""
+    return name if target is None else f"{name}:{target}"
 
 
 def _response(status: int, fields: bytes, body: bytes) -> Response:

@@ -1,6 +1,6 @@
-"""Request line and headers to a `Head`: the same for the hot lane and the Starlette app.
+"""The headers of an invocation to its `Head`: the same for the hot lane and the Starlette app.
 
-Only the three invocation routes have a head; every other path belongs to the app alone.
+Only invocations have a head; every other path belongs to the app alone.
 Sources: SageMaker Runtime API reference, InvokeEndpoint; Open Inference Protocol REST; Triton's binary data extension.
 """
 
@@ -9,17 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
-from urllib.parse import unquote
 
 from serving.errors import BadRequest, Forbidden, ServingError, Unsupported
 from serving.frontends.http.coding import accepted
+from serving.frontends.http.paths import TARGET_CHARACTERS, hot_face, printable
 from serving.runtime.invocation import Face, Head
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Lower-case names and values, in order of arrival."""
 
 _ONE_LINE: Final = re.compile(r"[\x20-\x7e]+")
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}")
 _DIGITS: Final = re.compile(r"[0-9]{1,15}")
 _MEDIA_TYPE_CHARACTERS: Final = 1024
 
@@ -45,7 +44,7 @@ _SINGLE: Final = frozenset(
 
 _LIMITS: Final = {
     b"x-amzn-sagemaker-custom-attributes": 1024,
-    b"x-amzn-sagemaker-target-model": 1024,
+    b"x-amzn-sagemaker-target-model": TARGET_CHARACTERS,
     b"x-amzn-sagemaker-target-variant": 63,
     b"x-amzn-sagemaker-target-container-hostname": 63,
     b"x-amzn-sagemaker-inference-id": 64,
@@ -65,25 +64,6 @@ _UNBUILT: Final = {
     b"x-amzn-sagemaker-session-id": "stateful sessions are",
     b"x-amzn-sagemaker-enable-explanations": "explanations are",
 }
-
-
-def hot_face(path: bytes) -> tuple[Face, str | None, str | None] | None:
-    """Face, name and version of an invocation path; None for any other. Raises `BadRequest` for an impossible name."""
-    if path == b"/invocations":
-        return Face.CONTAINER, None, None
-    if path.startswith(b"/endpoints/") and path.endswith(b"/invocations"):
-        raw = path[len(b"/endpoints/") : -len(b"/invocations")]
-        if b"/" in raw or not raw:
-            return None
-        return Face.RUNTIME, name_of(raw, Face.RUNTIME), None
-    if path.startswith(b"/v2/models/") and path.endswith(b"/infer"):
-        parts = path[len(b"/v2/models/") : -len(b"/infer")].split(b"/")
-        if len(parts) == 1 and parts[0]:
-            return Face.OPEN_INFERENCE, name_of(parts[0], Face.OPEN_INFERENCE), None
-        if len(parts) == 3 and parts[0] and parts[1] == b"versions" and parts[2]:
-            version = name_of(parts[2], Face.OPEN_INFERENCE)
-            return Face.OPEN_INFERENCE, name_of(parts[0], Face.OPEN_INFERENCE), version
-    return None
 
 
 def stream_head(path: bytes, headers: Headers) -> Head | None:
@@ -107,33 +87,11 @@ def stream_head(path: bytes, headers: Headers) -> Head | None:
     return None
 
 
-def name_of(raw: bytes, face: Face) -> str:
-    """A name from a path segment, percent-decoded. Raises `BadRequest` when nothing could ever have that name."""
-    try:
-        name = unquote(raw.decode("ascii"), errors="strict")
-    except UnicodeDecodeError:
-        name = ""
-    if not _NAME.fullmatch(name):
-        what = "endpoint" if face is Face.RUNTIME else "model"
-        raise BadRequest(
-            f"'{printable(raw)}' cannot be the name of a {what}: letters, digits, '-', '_' and '.', at most 63, the first a letter or digit"
-        )
-    return name
-
-
-def face_of(path: bytes) -> Face:
-    """The face in whose words an error on this path is answered."""
-    if path.startswith((b"/endpoints/", b"/endpoints?")):
-        return Face.RUNTIME
-    if path.startswith(b"/v2"):
-        return Face.OPEN_INFERENCE
-    return Face.CONTAINER
-
-
-def parse_head(face: Face, name: str | None, version: str | None, headers: Headers) -> Head:
-    """The head of an invocation. Raises `BadRequest` or `Unsupported` naming the header."""
+def parse_head(face: Face, name: str | None, version: str | None, target: str | None, headers: Headers) -> Head:
+    """The head of an invocation of what its path names. Raises `BadRequest` or `Unsupported` naming the header."""
     head = Head(face, name)
     head.version = version
+    head.target_model = target
     seen: set[bytes] = set()
     accepts: list[bytes] = []
     for key, value in headers:
@@ -163,13 +121,6 @@ def parse_head(face: Face, name: str | None, version: str | None, headers: Heade
     if accepts:
         head.accept = _media_type(b"accept", b", ".join(accepts))
     return head
-
-
-def printable(raw: bytes) -> str:
-    """Bytes of a caller, fit for an error message: short and on one line."""
-    text = raw[:80].decode("ascii", "backslashreplace")
-    text = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
-    return text + ("..." if len(raw) > 80 else "")
 
 
 class Guard:
@@ -231,6 +182,10 @@ def _amazon(head: Head, key: bytes, value: bytes) -> None:
     if key == b"x-amzn-sagemaker-custom-attributes":
         head.attributes = text
     elif key == b"x-amzn-sagemaker-target-model":
+        if head.target_model not in (None, text):
+            raise BadRequest(
+                f"the header {key.decode()} names the model '{printable(value)}', and the path another; name one of them"
+            )
         head.target_model = text
     elif key == b"x-amzn-sagemaker-target-variant":
         head.target_variant = text

@@ -2,7 +2,7 @@
 
 `Connection` is uvicorn's protocol class with three additions:
 
-1. A plain invocation (POST on one of the three routes, HTTP/1.1, no transfer or content coding, no Expect, no upgrade)
+1. A plain invocation (POST on one of its routes, HTTP/1.1, no transfer or content coding, no Expect, no upgrade)
    goes straight to `DataPlane.invoke`; every other request goes to the Starlette app, untouched, and both share one
    order of answers on the connection: one request is outstanding, the rest wait and reading pauses.
 2. A head seen before, byte for byte, is not parsed again. The parser is strict and a head's meaning is a function of
@@ -37,8 +37,9 @@ from serving.errors import (
 )
 from serving.frontends.http.coding import COMPRESS_BYTES, coding_fields, compress
 from serving.frontends.http.faces import STATUS_LINES
-from serving.frontends.http.head import face_of, hot_face, parse_head, printable
+from serving.frontends.http.head import parse_head
 from serving.frontends.http.lane_state import SWEEP_S, LaneState, server_timing
+from serving.frontends.http.paths import face_of, hot_face, printable
 from serving.runtime.invocation import Face, Head, Invocation
 
 UVICORN_VERSION: Final = "0.54.0"

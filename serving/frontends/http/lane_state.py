@@ -35,6 +35,7 @@ class LaneState:
         self.max_head = settings.max_header_bytes
         self.max_headers = settings.max_headers
         self.max_in_flight = settings.max_in_flight_bytes
+        self.multi_model = settings.multi_model
         self.head_sweeps = max(1, round(settings.header_timeout_s / SWEEP_S))
         self.body_sweeps = max(1, round(settings.body_timeout_s / SWEEP_S))
         self.idle_sweeps = max(1, round(settings.keep_alive_timeout_s / SWEEP_S))

@@ -13,10 +13,10 @@ from starlette.responses import Response
 
 import serving
 from serving.contract import TensorSpec
-from serving.errors import ServingError
+from serving.errors import BadRequest, ServingError, UnknownName
+from serving.frontends.http.paths import Call, model_of, name_of, printable
 from serving.runtime.dataplane import DataPlane
 from serving.runtime.invocation import Face, Head
-from serving.runtime.routing import Endpoint
 
 JSON = "application/json"
 EXTENSIONS = [
@@ -43,34 +43,48 @@ class Metadata:
         """`GET /v2/health/live`."""
         return _json({"live": True})
 
-    async def model(self, request: Request) -> Response:
-        """`GET /v2/models/{name}[/versions/{version}]`: inputs, outputs, versions."""
-        model = self._find(request).model
-        asked = request.path_params.get("version")
-        served = self._plane.snapshot.versions[model.name]
+    async def model(self, request: Request, call: Call) -> Response:
+        """`GET /v2/models/{name}[/versions/{version}]`: inputs, outputs, versions; a target is loaded to know them."""
+        head = _head(call)
+        model = (await self._plane.settled(head)).model
+        served = self._plane.snapshot.versions.get(model.name, {model.version: model})
         return _json(
             {
                 "name": model.name,
-                "versions": [asked] if asked else list(reversed(served)),
+                "versions": [head.version] if head.version else list(reversed(served)),
                 "platform": model.spec.platform,
                 "inputs": [_tensor(spec) for spec in model.spec.inputs],
                 "outputs": [_tensor(spec) for spec in model.spec.outputs],
             }
         )
 
-    async def model_ready(self, request: Request) -> Response:
-        """`GET /v2/models/{name}[/versions/{version}]/ready`; an unknown model is not ready."""
-        name = request.path_params["name"]
+    async def model_ready(self, request: Request, call: Call) -> Response:
+        """`GET /v2/models/{name}[/versions/{version}]/ready`; an unknown model is not ready, nor is one that is not loaded."""
         try:
-            self._find(request)
+            head = _head(call)
         except ServingError:
-            return _json({"name": name, "ready": False}, 404)
-        return _json({"name": name, "ready": True})
+            return _json({"name": printable(call.raw), "ready": False}, 404)
+        name = head.name if head.target_model is None else f"{head.name}:{head.target_model}"
+        snapshot = self._plane.snapshot
+        takes_targets = head.name in snapshot.multi and head.target_model is None and head.version is None
+        if takes_targets or snapshot.loaded(head):
+            return _json({"name": name, "ready": True})
+        return _json({"name": name, "ready": False}, 404)
 
-    def _find(self, request: Request) -> Endpoint:
-        head = Head(Face.OPEN_INFERENCE, request.path_params["name"])
-        head.version = request.path_params.get("version")
-        return self._plane.snapshot.find(head)
+
+def _head(call: Call) -> Head:
+    """What a call asks about. Raises `UnknownName`, or `BadRequest` for an impossible target."""
+    try:
+        name, target = model_of(call.raw)
+        version = None if call.version is None else name_of(call.version, Face.OPEN_INFERENCE)
+    except BadRequest as error:
+        if call.names_target:
+            raise
+        raise UnknownName(f"Request for unknown model: '{printable(call.raw)}' is not found") from error
+    head = Head(Face.OPEN_INFERENCE, name)
+    head.version = version
+    head.target_model = target
+    return head
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

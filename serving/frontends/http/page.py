@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from serving.contract import TensorSpec
+from serving.runtime.multi_model import MultiModelEndpoint
 from serving.runtime.routing import Endpoint, Snapshot
 
 _STYLE = (
@@ -18,9 +19,10 @@ _STYLE = (
 
 def render(snapshot: Snapshot, base_url: str) -> str:
     """The page as HTML; `base_url` is where the reader reached it."""
-    endpoints = sorted(snapshot.endpoints.values(), key=lambda endpoint: endpoint.name)
-    body = "".join(_endpoint(endpoint, base_url) for endpoint in endpoints)
-    if not endpoints:
+    found = {name: _endpoint(endpoint, base_url) for name, endpoint in snapshot.endpoints.items()}
+    found |= {name: _multi_model(endpoint, base_url) for name, endpoint in snapshot.multi.items()}
+    body = "".join(found[name] for name in sorted(found))
+    if not found:
         body = "<p>No model is served yet. Start with <code>serving up --model PATH</code>.</p>"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>serving</title>'
@@ -45,6 +47,19 @@ def _endpoint(endpoint: Endpoint, base_url: str) -> str:
         f'<a href="/debug/models/{name}/batches">batches</a> · <a href="/v2/models/{name}">metadata</a></p>'
         f"<table>{rows}</table><pre>curl {url}/endpoints/{name}/invocations -H 'content-type: application/json' -d @request.json\n"
         f"curl {url}/v2/models/{name}/infer -d @request.json</pre>"
+    )
+
+
+def _multi_model(endpoint: MultiModelEndpoint, base_url: str) -> str:
+    name, url = escape(endpoint.name), escape(base_url)
+    prefix = escape(endpoint.targets.prefix)
+    where = f"below <code>{prefix}</code>" if prefix else "that <code>POST /models</code> added"
+    return (
+        f"<h2>{name}</h2><p>many models: each one {where} is a TARGET, loaded when it is asked for · "
+        f'<a href="/debug/models">what is loaded</a></p>'
+        f"<pre>curl {url}/endpoints/{name}/invocations -H 'x-amzn-sagemaker-target-model: TARGET' "
+        f"-H 'content-type: application/json' -d @request.json\n"
+        f"curl {url}/v2/models/{name}:TARGET/infer -d @request.json</pre>"
     )
 
 

@@ -115,6 +115,7 @@ class Gdsf(Generic[K]):
         self._usual_cost += (model.cost - self._usual_cost) / min(self._loads, USUAL)
         if self._shadow.asked(key, bytes_, self._bytes, self._most()) and new:
             self._adapt(model, -STEP)
+        self._settle()
 
     def used(self, key: K, times: int, now: float) -> None:
         """It answered requests; a key that is not in is passed over."""

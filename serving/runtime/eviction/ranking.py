@@ -12,6 +12,10 @@ SLACK: Final = 64
 """Void records that the heap may hold beside as many as are in force."""
 
 
+MANY: Final = 32
+"""Records, and a sixteenth of all, that are filed anew before all are."""
+
+
 class Ranked(Generic[K]):
     """A key, and its value, which may be raised in place at any time; of a lower one the ranking is told by `file`.
 
@@ -58,12 +62,18 @@ class Ranking(Generic[K]):
     def ascending(self) -> Iterator[Ranked[K]]:
         """All that are in by their value, least first, equal ones as they were filed; ends the walk before this one."""
         self._put_back()
+        raised = 0
         while self._heap:
             value, number, ranked = self._heap[0]
             if ranked.filed != number:
                 heappop(self._heap)
             elif ranked.value > value:
-                heapreplace(self._heap, self._record(ranked))
+                raised += 1
+                if raised > MANY and raised > len(self._heap) >> 4:
+                    self._renew()
+                    raised = 0
+                else:
+                    heapreplace(self._heap, self._record(ranked))
             else:
                 self._walked.append(heappop(self._heap))
                 yield ranked
@@ -83,5 +93,9 @@ class Ranking(Generic[K]):
         """Drops void records once they are more than half of all, so that a removal costs O(1) amortised."""
         if len(self._heap) + len(self._walked) > 2 * self._length + SLACK:
             self._put_back()
-            self._heap = [record for record in self._heap if record[2].filed == record[1]]
-            heapify(self._heap)
+            self._renew()
+
+    def _renew(self) -> None:
+        """Makes all records those of the real values: quicker than one by one where many were raised."""
+        self._heap = [(ranked.value, number, ranked) for _, number, ranked in self._heap if ranked.filed == number]
+        heapify(self._heap)

@@ -42,8 +42,17 @@ GETS = (
     "/v2",
     "/v2/health/ready",
     "/v2/models/linear",
+    "/v2/models/linear:a%2Fb",
+    "/v2/models/linear/ready",
 )
-POSTS = ("/invocations", "/endpoints/linear/invocations", "/v2/models/linear/infer")
+POSTS = (
+    "/invocations",
+    "/endpoints/linear/invocations",
+    "/v2/models/linear/infer",
+    "/v2/models/linear:a%2Fb/infer",
+    "/models/a/invoke",
+    "/v2/repository/models/linear:a/load",
+)
 
 ROWS = [
     # ------------------------------------------------------------ names
@@ -74,6 +83,46 @@ ROWS = [
     model("NUL in a model", "linear%00/infer", 400, "name"),
     model("a model of 1,000 characters", "m" * 1000 + "/infer", 400, "name"),
     model("versions of nothing", "linear/versions//infer", 404, "no POST"),
+    # ------------------------------------------------------------ targets, on a server without any
+    model("a target of a model that has none", "linear:a/infer", 400, "linear", "not a multi-model endpoint"),
+    model("a target with an encoded colon", "linear%3Aa%2Fb/infer", 400, "linear", "not a multi-model endpoint"),
+    model("a target of an unknown model", "other:a%2Fb/infer", 404, "unknown model: 'other:a/b' is not found"),
+    model("no target after the colon", "linear:/infer", 400, "empty"),
+    model("no model before the colon", ":a/infer", 400, "name"),
+    model("a target with NUL", "linear:a%00/infer", 400, "control characters"),
+    model("a target with a newline", "linear:a%0d%0aX:%20y/infer", 400, "control characters"),
+    model("a target not in UTF-8", "linear:%ff/infer", 400, "not UTF-8"),
+    model("half a percent sign in a target", "linear:a%2/infer", 400, "percent-encoded"),
+    model("a target of 1,025 characters", f"linear:{'a' * 1025}/infer", 400, "1025", "1024"),
+    model("a target that climbs", "linear:..%2F..%2Finvocations/infer", 400, "not a multi-model endpoint"),
+    Row(
+        "a target by path and another by header",
+        infer("linear:a", V2, "X-Amzn-SageMaker-Target-Model: b"),
+        400,
+        ("'b'", "path another"),
+    ),
+    Row(
+        "a target for /invocations",
+        invocation(ROW, "X-Amzn-SageMaker-Target-Model: a"),
+        400,
+        ("linear", "not a multi-model endpoint"),
+    ),
+    Row("an invocation by id", request("/models/a/invoke", ROW, JSON), 400, ("linear", "not a multi-model endpoint")),
+    Row(
+        "metadata of a target", request("/v2/models/linear:a", method="GET", length=False), 400, ("not a multi-model",)
+    ),
+    Row("metadata of a bad target", request("/v2/models/linear:%00", method="GET", length=False), 400, ("control",)),
+    Row("a stream of a target", request("/v2/models/linear:a/generate_stream", ROW), 400, ("not a multi-model",)),
+    Row(
+        "batches of a target", request("/debug/models/linear:a/batches", method="GET", length=False), 404, ("no model",)
+    ),
+    Row("models of no container", request("/models", method="GET", length=False), 404, ("--multi-model",)),
+    Row("a model for no container", request("/models", b"{}", JSON), 404, ("--multi-model",)),
+    Row("a model of no container", request("/models/a", method="DELETE", length=False), 404, ("--multi-model",)),
+    Row("models in another case", request("/Models", method="GET", length=False), 404, ("no GET",)),
+    Row("models with a newline", request("/models%0a", method="GET", length=False), 404, ("no GET",)),
+    Row("a deeper model", request("/models/a/b", method="GET", length=False), 404, ("no GET",)),
+    Row("a load of a bad target", request("/v2/repository/models/linear:%00/load", b""), 400, ("control",)),
     Row("metadata of an unknown model", request("/v2/models/other", method="GET", length=False), 404, ("other",)),
     Row(
         "metadata of an unknown version",
