@@ -75,8 +75,7 @@ class Services:
         self.all: set[Service] = set()
         self.leaving = False
         self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._changed = asyncio.Event()
 
     def connection(self) -> Frames:
         """The protocol of a new connection."""
@@ -100,13 +99,16 @@ class Services:
     def began(self) -> None:
         """A request came."""
         self._calls += 1
-        self._idle.clear()
 
     def ended(self, count: int = 1) -> None:
         """Requests were answered, or their callers left."""
         self._calls -= count
-        if not self._calls:
-            self._idle.set()
+        self._changed.set()
+
+    def lost(self, service: Service) -> None:
+        """A connection is gone."""
+        self.all.discard(service)
+        self._changed.set()
 
     def leave(self) -> None:
         """Tells the other workers to send no more requests."""
@@ -115,11 +117,18 @@ class Services:
             service.leave()
 
     async def close(self) -> None:
-        """Waits until what is under way is answered, and ends all connections."""
+        """Waits until what is under way is answered and the answers are sent, and ends all connections."""
         self.leave()
-        await self._idle.wait()
+        while self._calls:
+            await self._change()
         for service in list(self.all):
             service.close()
+        while self.all:
+            await self._change()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
 
 class Service:
@@ -152,7 +161,7 @@ class Service:
 
     def lost(self, frames: Frames) -> None:
         """Implements `Owner`: the other worker is gone, and its callers with it."""
-        self._services.all.discard(self)
+        self._services.lost(self)
         served, self._served = self._served, {}
         self._services.ended(len(served))
         for reply in served.values():

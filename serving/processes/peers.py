@@ -19,7 +19,7 @@ from serving.processes.peer_link import Link
 from serving.processes.peer_service import Served, Services
 from serving.runtime.dataplane import DataPlane
 from serving.runtime.invocation import Head, Reply
-from serving.runtime.placement import Key, Placement
+from serving.runtime.placement import Key, Placement, home
 from serving.telemetry.accumulators import Sample
 
 MOST_CALLS: Final = 1024
@@ -108,6 +108,10 @@ class Peers:
         if placement.forwarded(key, now):
             self._loop.call_soon(self._copy, key)
         return True
+
+    def is_home(self, key: Key) -> bool:
+        """Implements `Forwarder`."""
+        return home(key, len(self._links)) == self.worker
 
     def _bound(self, link: Link, size: int) -> Overloaded | None:
         """Why so many bytes more cannot be under way to another worker."""

@@ -101,7 +101,8 @@ class Worker:
             begin.peers,
             begin.secret,
             self._plane,
-            max_bytes=begin.settings.max_in_flight_bytes,
+            # A worker may be sent this by each of the others.
+            max_bytes=max(begin.settings.max_body_bytes, begin.settings.max_in_flight_bytes // len(begin.peers)),
             copy=self._targets.copy,
         )
         if len(begin.peers) > 1:

@@ -45,7 +45,7 @@ def load(container: str, artifact: Path, config: ModelConfig, settings: Settings
     place = profiles.place(container, artifact, trusted)
     profile = profiles.load(place) if place is not None else None
     # Seen before the load, so that a file that changes meanwhile is another one.
-    files = profiles.files(place) if place is not None and profile is None else None
+    files = profile.files if profile is not None else profiles.files(place) if place is not None else None
     loaded = kind(container).load(artifact, trusted, profile.spec if profile is not None else None)
     try:
         policy = batch_policy(loaded.spec, config)

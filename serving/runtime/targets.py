@@ -77,6 +77,9 @@ class Forwarder(Protocol):
     def forward(self, key: Key, plane: DataPlane, head: Head, body: Buffer, reply: Reply, arrived: float) -> bool:
         """Has another worker answer, where the target is not this one's; False: it is to be loaded here."""
 
+    def is_home(self, key: Key) -> bool:
+        """Whether this is the worker where a target is to be found."""
+
 
 class Waiter(Hashable, Protocol):
     """Who waits for a target."""
@@ -130,7 +133,8 @@ class Targets:
         """Loads what an endpoint has loaded from its beginning on."""
         self._endpoints[endpoint.name] = endpoint
         for target in endpoint.targets.pinned:
-            self.cache.pin((endpoint.name, target))
+            if self._is_home((endpoint.name, target)):
+                self.cache.pin((endpoint.name, target))
         self._preload(endpoint)
         self._pump()
 
@@ -138,7 +142,11 @@ class Targets:
         # Before the first lease there is room for nothing.
         if self.cache.budget.bytes:
             for target in dict.fromkeys((*endpoint.targets.pinned, *endpoint.targets.prewarmed)):
-                self.cache.load((endpoint.name, target), perf_counter(), keep=endpoint.targets.keep)
+                if self._is_home((endpoint.name, target)):
+                    self.cache.load((endpoint.name, target), perf_counter(), keep=endpoint.targets.keep)
+
+    def _is_home(self, key: Key) -> bool:
+        return self.forwarder is None or self.forwarder.is_home(key)
 
     def remove(self, endpoint: MultiModelEndpoint) -> None:
         """Unloads all models of an endpoint; what is in flight is answered."""
@@ -170,7 +178,7 @@ class Targets:
     def copy(self, key: Key) -> None:
         """Loads a target for which nobody waits here: others answer what is asked for it, until it is there."""
         endpoint = self._endpoints.get(key[0])
-        if endpoint is not None:
+        if endpoint is not None and endpoint.targets.keep:
             self.cache.load(key, perf_counter(), keep=endpoint.targets.keep)
             self._pump()
 

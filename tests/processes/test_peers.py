@@ -34,7 +34,8 @@ from serving.errors import (
 )
 from serving.frontends.http.app import Pending
 from serving.processes import peer_link, peer_service, peer_sockets
-from serving.processes.peer_messages import Hello, Invoke, Welcome, pack, unpack
+from serving.processes.frames import More
+from serving.processes.peer_messages import Answer, Hello, Invoke, Welcome, pack, unpack
 from serving.runtime import placement
 from serving.runtime.invocation import Face, Head
 from serving.runtime.placement import home
@@ -340,6 +341,34 @@ def test_a_caller_who_leaves_amid_a_large_body(folder: Path) -> None:
     run(work())
 
 
+def test_an_answer_on_its_way_to_a_caller_who_left_is_not_kept(folder: Path) -> None:
+    """The other worker is played by the test, so that the answer and the cancellation pass each other."""
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        listeners = peer_sockets.listen(2)
+        listeners[1].setblocking(False)
+        node = Node(0, listeners[0], [listener.getsockname() for listener in listeners], folder)
+        leaves = node.invoke(head(ECHO), ROWS)
+        link = node.peers._links[1]
+        there, _ = await loop.sock_accept(listeners[1])
+        with there, listeners[1]:
+            await send(there, Welcome())
+            await until(lambda: link.state is peer_link.State.UP, "the welcome")
+            leaves.hang_up()
+            stays = node.invoke(head(ECHO), ROWS)
+            await send(there, Answer(1, 500_000, b"", "v", None), bytes(200_000))
+            await send(there, More(1), bytes(100_000))
+            await send(there, Answer(2, 4, b"", "v", None), b"mine")
+            assert (await outcome(stays))[1] == b"mine"
+            assert link._frames is not None
+            assert not link._frames._coming
+            assert not leaves.outcome.done()
+            await close(node)
+
+    run(work())
+
+
 def test_when_the_asking_worker_ends_its_requests_end(folder: Path) -> None:
     async def work() -> None:
         async with pair(folder) as (asked, at_home):
@@ -490,6 +519,8 @@ def test_a_large_answer_is_sent_whole_before_a_worker_leaves(folder: Path) -> No
             pending = asked.invoke(said, body)
             await until(lambda: at_home.peers.services.calls == 1, "the request")
             await asyncio.wait_for(at_home.peers.close(), 10)
+            # The process ends right after that.
+            assert not at_home.peers.services.all
             assert len((await outcome(pending))[1]) == len(body)
             assert not asked.loaded(WIDE)
 
@@ -524,6 +555,14 @@ def test_a_flood_is_bounded_by_count(folder: Path) -> None:
             assert kind is Overloaded
             assert "4 requests" in text
             assert retry_after_s == 1
+            counted = {sample.name: sample.value for sample in asked.peers.samples()}
+            assert counted == {
+                "serving_forwarded_requests": 5,
+                "serving_forwarded_refused": 6,
+                "serving_forwarded_failovers": 0,
+                "serving_forwarded_in_flight": 4,
+                "serving_forwarded_in_flight_bytes": 4 * len(ROWS),
+            }
             for each in pending[:4]:
                 assert (await outcome(each))[1]
             assert (await outcome(asked.invoke(head(SLOW), ROWS)))[1]

@@ -461,7 +461,8 @@ def test_a_shadow_holds_what_was_asked_for_last(told: list[tuple[int, int, bool]
         if forgotten:
             shadow.forget(key)
         else:
-            assert shadow.asked(key, size, 15, 6) == there
+            assert shadow.asked(key) == there
+            shadow.hold(key, size, 15, 6)
             held.append((key, size))
             while sum(size for _, size in held) > 15 or len(held) > 6:
                 held.pop(0)
@@ -470,10 +471,11 @@ def test_a_shadow_holds_what_was_asked_for_last(told: list[tuple[int, int, bool]
 
 def test_a_shadow_keeps_one_that_is_too_large_for_it() -> None:
     shadow: Shadow[str] = Shadow()
-    assert not shadow.asked("a", 10, 5, 6)
-    assert shadow.asked("a", 10, 5, 6)
-    assert not shadow.asked("b", 1, 5, 6)
-    assert not shadow.asked("a", 10, 5, 6)
+    shadow.hold("a", 10, 5, 6)
+    assert shadow.asked("a")
+    shadow.hold("b", 1, 5, 6)
+    assert not shadow.asked("a")
+    assert shadow.asked("b")
 
 
 # ---------------------------------------------------------------------- ranking

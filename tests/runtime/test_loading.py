@@ -6,13 +6,14 @@ import gc
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import numpy as np
 import pytest
 
 from loadtests.multi_model import churn
-from serving.contract import Array, BatchingConfig, Container, ModelConfig, ModelSpec, TensorSpec
+from serving.contract import Array, BatchingConfig, Container, ModelConfig, ModelSpec, TensorSpec, TreesConfig
 from serving.errors import ArtifactError, ConfigurationError, ModelFailure
 from serving.objects.kinds import kinds
 from serving.runtime import loading
@@ -182,45 +183,54 @@ def test_a_file_that_changes_while_it_is_loaded_is_not_remembered_as_it_became(
     assert kind.known == [None, None, SPEC]
 
 
-@pytest.mark.parametrize("kind", churn.KINDS)
-def test_every_kind_answers_the_same_by_what_is_remembered(kind: str, tmp_path: Path) -> None:
-    artifact = churn.make(kind, tmp_path / kind, seed=1)
-    first, _ = load(kind, artifact, ModelConfig(), SETTINGS)
-    second, _ = load(kind, artifact, ModelConfig(), SETTINGS)
+@pytest.fixture(scope="module", params=churn.KINDS)
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Path]]:
+    """A kind, and three models of it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, [churn.make(request.param, folder / str(number), seed=number) for number in range(3)]
+
+
+def test_every_kind_answers_the_same_by_what_is_remembered(models: tuple[str, list[Path]]) -> None:
+    kind, (artifact, *_) = models
+    first, costs = load(kind, artifact, ModelConfig(), SETTINGS)
+    (profile,) = artifact.parent.glob(".*.profile")
+    written = profile.stat().st_ctime_ns
+    second, same = load(kind, artifact, ModelConfig(), SETTINGS)
+    assert profile.stat().st_ctime_ns == written
     assert second.spec == first.spec
-    x = np.random.default_rng(1).standard_normal((3, *first.spec.inputs[0].shape[1:])).astype(np.float32)
+    assert same.predict(8) == costs.predict(8) > 0
+    x = np.random.default_rng(1).standard_normal((3, churn.FEATURES), np.float32)
     for one, other in zip(first.execute([x]), second.execute([x]), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("kind", churn.KINDS)
-def test_nothing_of_a_closed_model_is_left(kind: str, tmp_path: Path) -> None:
-    artifacts = [churn.make(kind, tmp_path / str(number), seed=number) for number in range(3)]
-    container, _ = load(kind, artifacts[0], ModelConfig(), SETTINGS)
+@pytest.mark.parametrize("engine", ["auto", "native"])
+def test_nothing_of_a_closed_model_is_left(models: tuple[str, list[Path]], engine: str) -> None:
+    kind, artifacts = models
+    if engine == "native" and kind not in ("xgboost", "lightgbm"):
+        pytest.skip("it has one engine")
+    config = ModelConfig(trees=TreesConfig(engine=engine))
+    container, _ = load(kind, artifacts[0], config, SETTINGS)
     held = [weakref.ref(one) for one in _heavy(container)]
     assert held
     container.close()
-    gc.collect()
     assert [ref() for ref in held if ref() is not None] == []
-    churned = churn.cycles(kind, artifacts, 300, SETTINGS)
-    assert churn.grown(churned) == []
+    assert churn.grown(churn.cycles(kind, artifacts, 300, SETTINGS, config)) == []
 
 
 def _heavy(container: Container) -> list[object]:
     """The libraries' objects that a container holds: what takes the memory."""
-    heavy = ("InferenceSession", "Booster", "LogisticRegression")
     found: list[object] = []
     seen = {id(container)}
     queue: list[object] = [container]
     while queue:
         one = queue.pop()
-        if type(one).__name__ in heavy:
+        if type(one).__name__ in ("InferenceSession", "Booster", "MLPClassifier"):
             found.append(one)
         for other in gc.get_referents(one):
-            if id(other) not in seen and not isinstance(other, type) and type(other).__name__ not in ("module", "dict"):
-                seen.add(id(other))
-                queue.append(other)
-            elif isinstance(other, dict) and id(other) not in seen and "__name__" not in other:
+            # Modules and classes lead everywhere.
+            leads_away = isinstance(other, type | ModuleType) or (isinstance(other, dict) and "__name__" in other)
+            if id(other) not in seen and not leads_away:
                 seen.add(id(other))
                 queue.append(other)
     return found

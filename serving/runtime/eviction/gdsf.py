@@ -113,8 +113,9 @@ class Gdsf(Generic[K]):
         self._resize(model, bytes_)
         self._loads += 1
         self._usual_cost += (model.cost - self._usual_cost) / min(self._loads, USUAL)
-        if self._shadow.asked(key, bytes_, self._bytes, self._most()) and new:
+        if self._shadow.asked(key) and new:
             self._adapt(model, -STEP)
+        self._shadow.hold(key, bytes_, self._bytes, self._most())
         self._settle()
 
     def used(self, key: K, times: int, now: float) -> None:
@@ -127,11 +128,11 @@ class Gdsf(Generic[K]):
             times -= 1
         if times:
             self._count(model, times)
-        if model.filed:
             model.value = model.uses + model.cost - model.size
-        else:
+        if not model.filed:
             self._window.move_to_end(key)
-        if not self._shadow.asked(key, model.bytes, self._bytes, self._most()):
+        if not self._shadow.asked(key):
+            self._shadow.hold(key, model.bytes, self._bytes, self._most())
             self._adapt(model, STEP)
 
     def resized(self, key: K, bytes_: int) -> None:

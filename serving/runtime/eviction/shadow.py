@@ -19,19 +19,21 @@ class Shadow(Generic[K]):
     def __len__(self) -> int:
         return len(self._sizes)
 
-    def asked(self, key: K, bytes_: int, room: int, most: int) -> bool:
-        """Whether it was held; now it is, and what was asked for longest ago goes, down to `room` bytes and `most` keys."""
-        before = self._sizes.get(key)
-        if before is not None:
+    def asked(self, key: K) -> bool:
+        """Whether it is held; if so, it is the last that was asked for."""
+        try:
             self._sizes.move_to_end(key)
-            if before == bytes_:
-                return True
+        except KeyError:
+            return False
+        return True
+
+    def hold(self, key: K, bytes_: int, room: int, most: int) -> None:
+        """Takes it in, and lets go what was asked for longest ago, down to `room` bytes and `most` keys."""
+        self._bytes += bytes_ - self._sizes.get(key, 0)
         self._sizes[key] = bytes_
-        self._bytes += bytes_ - (before or 0)
         while (self._bytes > room and len(self._sizes) > 1) or len(self._sizes) > most:
             _, freed = self._sizes.popitem(last=False)
             self._bytes -= freed
-        return before is not None
 
     def forget(self, key: K) -> None:
         """Lets it go, if it is held."""
