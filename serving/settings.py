@@ -30,7 +30,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 LogFormat = Literal["human", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 ModelControlMode = Literal["none", "poll", "explicit"]
-ModelEviction = Literal["lru"]
+ModelEviction = Literal["gdsf", "lru"]
 Region = Annotated[str, Meta(pattern=r"^[a-z]{2,}(-[a-z]+)+-[0-9]+$")]
 AccountId = Annotated[str, Meta(pattern=r"^[0-9]{12}$")]
 
@@ -94,7 +94,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model_memory_bytes: Bytes | None = None
     model_cache_bytes: Bytes | None = None
     model_cache_disk_bytes: Bytes | None = None
-    model_eviction: ModelEviction = "lru"
+    model_eviction: ModelEviction = "gdsf"
     model_load_wait_s: Seconds = 60.0
     model_load_limit_s: Seconds = 360.0
     model_refresh_s: Seconds = 60.0

@@ -62,7 +62,7 @@ from serving.telemetry import logs
 )
 @click.option("--model-cache-disk-bytes", type=int, help="The same of disk.  [default: half of what is free]")
 @click.option(
-    "--model-eviction", type=click.Choice(get_args(ModelEviction)), help="Which of them goes first.  [default: lru]"
+    "--model-eviction", type=click.Choice(get_args(ModelEviction)), help="Which of them goes first.  [default: gdsf]"
 )
 @click.option("--model-load-wait-s", type=float, help="How long a request waits for its model.  [default: 60]")
 @click.option("--model-load-limit-s", type=float, help="How long a load may take.  [default: 360]")
