@@ -14,10 +14,10 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-clients lint format types bench bench-control overload soak crash compatibility lock clean
+.PHONY: help install serve test test-clients lint format types bench bench-control bench-multi-model overload soak crash compatibility lock clean
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
 
 install: $(SERVE) ## make .venv with the serving command
 
@@ -47,6 +47,9 @@ bench: $(TEST) ## the benchmark table with plots, nine peers included (ARGS=--he
 
 bench-control: $(TEST) ## the control plane's benchmark (ARGS=--help tells more)
 	$(BIN)/python -m loadtests.control --json .bench/control.json --markdown .bench/control.md $(ARGS)
+
+bench-multi-model: $(TEST) ## the benchmark of many models on one endpoint (ARGS=--help tells more)
+	$(BIN)/python -m loadtests.multi_model --json .bench/multi-model.json --markdown .bench/multi-model.md $(ARGS)
 
 overload: $(TEST) ## ten minutes of open-loop load above capacity, and a worker killed under load
 	$(BIN)/python -m loadtests.overload $(ARGS)

@@ -361,6 +361,10 @@ class ObjectMissing(ArtifactError):
     """There is no such object in the object store."""
 
 
+class ObjectDenied(ArtifactError):
+    """The object store does not let this server read the object, or tell whether there is one."""
+
+
 class ObjectChanged(ArtifactError):
     """The object was replaced while it was read."""
 

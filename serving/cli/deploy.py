@@ -29,6 +29,12 @@ _CHANGING: Final = frozenset({"Creating", "Updating"})
 _POLL_S: Final = 0.25
 
 
+ANY_KIND: Final = "triton"
+"""The image of a multi-model endpoint where none is named: each model may be of any kind."""
+
+PINNED: Final = "SERVING_PINNED_MODELS"
+
+
 class Model(msgspec.Struct, frozen=True):
     """What a container is made of: image, where its data is (as CreateModel says it), and a short name of the content."""
 
@@ -47,6 +53,8 @@ class Model(msgspec.Struct, frozen=True):
 @click.option("--instance-count", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--env", "variables", multiple=True, metavar="K=V", help="A variable of the container.")
 @click.option("--variant", default="AllTraffic", show_default=True, help="The production variant's name.")
+@click.option("--multi-model", is_flag=True, help="MODEL is a folder of models, each loaded when it is asked for.")
+@click.option("--pin", "pinned", multiple=True, metavar="TARGET", help="One of them that stays loaded.")
 @click.option("--update", is_flag=True, help="Where the endpoint exists, put this model in its place.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until it serves.")
 def deploy(
@@ -58,6 +66,8 @@ def deploy(
     instance_count: int,
     variables: Sequence[str],
     variant: str,
+    multi_model: bool,
+    pinned: Sequence[str],
     update: bool,
     no_wait: bool,
 ) -> None:
@@ -65,19 +75,25 @@ def deploy(
 
     MODEL is a model's file, a directory of a model, a model.tar.gz, or an s3:// URL of an archive, of a .onnx file or (with
     a slash at its end) of a folder. What lies on this machine is uploaded to the bucket sagemaker-REGION-ACCOUNT first.
+
+    With --multi-model it is an s3:// URL below which models lie, a model.tar.gz each, or a folder of this machine, which the
+    server must be allowed to read (--allow-path): nothing is uploaded, and callers name the model they want.
     """
     for role, text in (("name", name), ("variant", variant)):
         if not ENDPOINT_NAME.fullmatch(text):
             raise click.ClickException(
                 f"'{text}' cannot be the {role} of an endpoint: 1 to 63 letters, digits and single '-' inside were expected"
             )
-    environment = dict(_variable(text) for text in variables)
+    environment = dict(_variable(text) for text in variables) | _pins(pinned, multi_model=multi_model)
     with calling(url, state_dir) as api:
         client = api.client("sagemaker")
         before = described(client.describe_endpoint, EndpointName=name)
         if before is not None:
             _check_replaceable(name, str(before["EndpointStatus"]), update=update)
-        made = _remote(model, image) if "://" in model else _upload(api, Path(model).expanduser(), name, image)
+        if multi_model:
+            made = _many(model, image)
+        else:
+            made = _remote(model, image) if "://" in model else _upload(api, Path(model).expanduser(), name, image)
         container = {"Image": made.image, **made.data} | ({"Environment": environment} if environment else {})
         variant_of = {"VariantName": variant, "InitialInstanceCount": instance_count, "InstanceType": INSTANCE_TYPE}
         unique = unique_name(name, made.digest, time.time())
@@ -87,7 +103,9 @@ def deploy(
             click.echo(f"{name}: {'Updating' if before is not None else 'Creating'}")
             return
         _wait(client, name, unique, started)
-        click.echo(f"{name}: InService after {time.monotonic() - started:.1f} s\n\n{how_to_call(api, name)}")
+        click.echo(
+            f"{name}: InService after {time.monotonic() - started:.1f} s\n\n{how_to_call(api, name, multi_model=multi_model)}"
+        )
 
 
 def _check_replaceable(name: str, status: str, *, update: bool) -> None:
@@ -110,6 +128,16 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _pins(pinned: Sequence[str], *, multi_model: bool) -> dict[str, str]:
+    """The variable that names the models which stay loaded."""
+    if pinned and not multi_model:
+        raise click.ClickException("--pin: only an endpoint with --multi-model has models to pin")
+    for name in pinned:
+        if "," in name:
+            raise click.ClickException(f"--pin {name}: the name of a pinned model cannot have a comma in it")
+    return {PINNED: ",".join(pinned)} if pinned else {}
+
+
 def unique_name(name: str, digest: str, now: float) -> str:
     """A name of at most 63 letters for a model and a config of this content, made now (epoch seconds)."""
     moment = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime(now))}{int(now * 1000) % 1000:03d}"
@@ -118,6 +146,20 @@ def unique_name(name: str, digest: str, now: float) -> str:
 
 
 # ---------------------------------------------------------------- the model's data
+
+
+def _many(place: str, image: str | None) -> Model:
+    """The models below a URL, or in a folder of this machine."""
+    url = place
+    if "://" not in place:
+        folder = Path(place).expanduser().resolve()
+        if not folder.is_dir():
+            raise click.ClickException(f"{place}: a folder of models was expected")
+        url = folder.as_uri()
+    if not re.fullmatch(r"(s3://[^/]+|file://)(/.*)?", url):
+        raise click.ClickException(f"{url} is not an s3:// URL of a bucket and a prefix")
+    data = {"ModelDataUrl": url if url.endswith("/") else f"{url}/", "Mode": "MultiModel"}
+    return Model(image or ANY_KIND, data, "many")
 
 
 def _remote(url: str, image: str | None) -> Model:
@@ -247,14 +289,17 @@ def _progress(text: str) -> None:
         click.echo(f"\r\x1b[K{text}", err=True, nl=False)
 
 
-def how_to_call(api: Api, name: str) -> str:
+def how_to_call(api: Api, name: str, *, multi_model: bool = False) -> str:
     """The calls to paste."""
     url, region = api.server.url, api.server.region
+    header = " -H 'X-Amzn-SageMaker-Target-Model: model.tar.gz'" if multi_model else ""
+    argument = 'TargetModel="model.tar.gz", ' if multi_model else ""
     return (
-        f"curl {url}/endpoints/{name}/invocations -H 'Content-Type: text/csv' --data-binary @rows.csv\n\n"
+        f"curl {url}/endpoints/{name}/invocations{header} -H 'Content-Type: text/csv' --data-binary @rows.csv\n\n"
         "import boto3\n"
         f'runtime = boto3.client("sagemaker-runtime", endpoint_url="{url}", region_name="{region}")\n'
-        f'answer = runtime.invoke_endpoint(EndpointName="{name}", ContentType="text/csv", Body=open("rows.csv", "rb"))\n'
+        f'answer = runtime.invoke_endpoint(EndpointName="{name}", {argument}ContentType="text/csv", '
+        'Body=open("rows.csv", "rb"))\n'
         'print(answer["Body"].read().decode())\n\n'
         "(boto3 needs keys, whichever: eval $(serving env))"
     )

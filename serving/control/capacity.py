@@ -53,8 +53,11 @@ class Memory:
         self._loading: dict[str, int] = {}
 
     def reserve(self, name: str, needed: int) -> None:
-        """Sets bytes aside for a model that will load beside what serves under its name. Raises `TooLarge`."""
-        free = self.left()
+        """Sets bytes aside for a model that will load beside what serves under its name. Raises `TooLarge`.
+
+        0 bytes always fit.
+        """
+        free = self.left() if needed else None
         if free is not None and needed > free:
             whose = "of model_memory_bytes" if self._budget is not None else "on this machine"
             beside = f", beside the {_shown(self._loaded[name])} of what it serves now" if name in self._loaded else ""

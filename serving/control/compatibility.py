@@ -75,10 +75,12 @@ DECLARED: Final[Mapping[str, Mapping[Effect, str]]] = {
         R: "InferenceExecutionConfig ExecutionRoleArn VpcConfig EnableNetworkIsolation",
     },
     "ContainerDefinition": {
-        H: "Image ModelDataUrl ModelDataSource Environment ModelPackageName InferenceSpecificationName",
-        P: "Mode",
+        H: (
+            "Image ModelDataUrl ModelDataSource Mode MultiModelConfig Environment ModelPackageName "
+            "InferenceSpecificationName"
+        ),
         R: "ContainerHostname ImageConfig ContainerMetricsConfig",
-        F: "MultiModelConfig AdditionalModelDataSources",
+        F: "AdditionalModelDataSources",
     },
     "ModelDataSource": {H: "S3DataSource"},
     "S3ModelDataSource": {
@@ -199,7 +201,10 @@ NOTES: Final[Mapping[str, str]] = {
         "by the `images` setting; another fails the endpoint"
     ),
     "ContainerDefinition.Environment": "what SageMaker's containers read of it; what is not built fails the endpoint",
-    "ContainerDefinition.Mode": "`SingleModel` is served; with `MultiModel` the endpoint fails: that is not built yet",
+    "ContainerDefinition.Mode": (
+        "with `MultiModel` ModelDataUrl is a prefix, and callers name the object below it that they want (TargetModel)"
+    ),
+    "ContainerDefinition.MultiModelConfig": "with ModelCacheSetting `Disabled` a model is unloaded as soon as nobody uses it",
     "ContainerDefinition.ModelDataUrl": "not looked at before an endpoint is created; what is wrong with it fails the endpoint",
     "ContainerDefinition.ModelPackageName": "a version has to be `Approved`",
     "S3ModelDataSource.S3Uri": "an archive (`Gzip`), one object, or all objects below a prefix",

@@ -6,23 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from serving.contract import ModelConfig
-from serving.control import environment, plan
+from serving.control import contents, environment, plan
 from serving.control.artifacts import Artifact, Artifacts, Key, remove
 from serving.control.deployment import Deployment
 from serving.control.plan import Plan, Source
-from serving.errors import ArtifactError, ConfigurationError, ServingError
-from serving.objects import pbtxt, repository
-from serving.objects.archive import Archives, Limits
-from serving.objects.configuration import read_model_yaml
+from serving.errors import ArtifactError, ServingError
+from serving.objects.archive import Limits
 from serving.objects.kinds import kinds
-from serving.objects.pbtxt import TritonModel
-from serving.objects.repository import Found, ModelSource
+from serving.objects.local import LocalObjects
+from serving.objects.repository import ModelSource
 from serving.runtime.turns import Turns, apart
 from serving.runtime.wiring import EndpointWiring, Versions
 from serving.settings import Settings
@@ -45,7 +41,8 @@ MOST_REASON: Final = 1024
 class Resolved(msgspec.Struct, frozen=True):
     """A deployment that can be loaded: what each worker is to serve, and the revision of each model data URL.
 
-    `bytes` are those of the artifact on disk, `startup_s` the longest that loading may take.
+    `bytes` are those of the artifact on disk, `startup_s` the longest that loading may take. A multi-model endpoint has
+    no artifact of its own.
     """
 
     versions: Versions
@@ -53,7 +50,7 @@ class Resolved(msgspec.Struct, frozen=True):
     bytes: int
     variant: str
     startup_s: float
-    artifact: Artifact
+    artifact: Artifact | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -63,7 +60,7 @@ class Resolved(msgspec.Struct, frozen=True):
 
     def told(self, text: str) -> str:
         """A text about the model with its URL in place of local paths."""
-        return self.artifact.told(text)
+        return text if self.artifact is None else self.artifact.told(text)
 
 
 class Deployer:
@@ -72,6 +69,7 @@ class Deployer:
     def __init__(self, settings: Settings, objects: ObjectStore) -> None:
         limits = Limits(max_bytes=settings.max_archive_bytes)
         self._images = settings.images
+        self._allow_paths = settings.allow_paths
         self._artifacts = Artifacts(settings.state_dir / "artifacts", objects, limits)
         self._limits = limits
         self._turns = Turns(FETCHES, SLOW_S)
@@ -86,6 +84,8 @@ class Deployer:
         Raises `ArtifactError`, `ConfigurationError` or `MissingExtra`, in the user's words.
         """
         wanted = await asyncio.to_thread(self._plan, deployment)
+        if wanted.targets is not None:
+            return await asyncio.to_thread(self._multi_model, name, wanted)
         revision = deployment.revisions.get(wanted.source.url)
         async with self._at_work():
             artifact = await self._fetch(wanted, revision)
@@ -94,6 +94,8 @@ class Deployer:
     async def resolve_here(self, name: str, deployment: Deployment) -> Resolved | None:
         """The same without the object store; None where the model data is not here. Raises as `resolve` does."""
         wanted = await asyncio.to_thread(self._plan, deployment)
+        if wanted.targets is not None:
+            return await asyncio.to_thread(self._multi_model, name, wanted)
         revision = deployment.revisions.get(wanted.source.url)
         if revision is None:
             return None
@@ -176,9 +178,13 @@ class Deployer:
 
     def _resolved(self, name: str, wanted: Plan, artifact: Artifact) -> Resolved:
         try:
-            place = _place(wanted, artifact)
-            warnings = _script_warnings(wanted, artifact)
-            found = _look(place, name, wanted, artifact.archives(self._limits))
+            triton = wanted.chosen.triton
+            place = artifact.file
+            if artifact.source.form != "object":
+                place = contents.place(artifact.root, wanted.environment, triton=triton)
+            warnings = contents.script_warnings(artifact.root, artifact.source.url, wanted.environment, triton=triton)
+            archives = artifact.archives(self._limits)
+            found = contents.look(place, name, wanted.chosen.kind, f"the image '{wanted.image}' is", archives)
             sources = found.served()
             versions = tuple(_wiring(source, name, wanted) for source in sources)
         except ServingError as error:
@@ -197,94 +203,18 @@ class Deployer:
             warnings=(*warnings, *dict.fromkeys(warning for source in sources for warning in source.warnings)),
         )
 
+    def _multi_model(self, name: str, wanted: Plan) -> Resolved:
+        """An endpoint for which nothing is fetched, and nothing need be there yet."""
+        if wanted.source.url.startswith("file:"):
+            LocalObjects(self._allow_paths).check(wanted.source.url)
+        config = environment.common(name, wanted.environment, wanted.chosen.kind, wanted.instances)
+        wiring = EndpointWiring(name, wanted.variant, wanted.chosen.kind, "", config, wanted.targets)
+        return Resolved(versions=(wiring,), revisions={}, bytes=0, variant=wanted.variant, startup_s=wanted.startup_s)
+
 
 def reason(error: str) -> str:
     """An error's text as a FailureReason."""
     return error if len(error) <= MOST_REASON else f"{error[: MOST_REASON - 4]} ..."
-
-
-def _look(place: Path, name: str, wanted: Plan, archives: Archives) -> Found:
-    """The model, for the kind that the image is for. Raises `ConfigurationError` where it is for another."""
-    kind = wanted.chosen.kind
-    if not kind:
-        return repository.look(place, name, archives)
-    override = _settings(place)
-    said = override.config.container
-    override = msgspec.structs.replace(override, config=msgspec.structs.replace(override.config, container=kind))
-    try:
-        if said not in ("", kind):
-            raise ConfigurationError(f"{place}: its settings name the container {said}")
-        return repository.look(place, name, archives, override)
-    except (ArtifactError, ConfigurationError) as error:
-        if (other := said or _kind(place, archives)) not in ("", kind):
-            raise ConfigurationError(
-                f"the image '{wanted.image}' is for {kind} models, but {place} is a model for {other}"
-            ) from error
-        raise
-
-
-def _kind(place: Path, archives: Archives) -> str:
-    """The kind that would serve what is there; "" for none, or several."""
-    try:
-        return repository.look(place, "model", archives).served()[0].container
-    except ServingError:
-        return ""
-
-
-def _place(wanted: Plan, artifact: Artifact) -> Path:
-    """The folder or file of the model: what was fetched, or the one folder in it that is a model."""
-    root = artifact.root
-    named = wanted.environment.get(environment.TRITON_MODEL, "") if wanted.chosen.triton else ""
-    if named:
-        models = sorted(path.name for path in root.iterdir() if path.is_dir())
-        if named not in models:
-            raise ArtifactError(
-                f"{root} has no folder '{named}', which {environment.TRITON_MODEL} names; it has {', '.join(models) or 'none'}"
-            )
-        return root / named
-    if artifact.source.form == "object":
-        return artifact.file
-    if repository.is_model(root) or (root / repository.PACKED).is_file():
-        return root
-    inside = sorted(path for path in root.iterdir() if path.is_dir() and repository.is_model(path))
-    if len(inside) > 1:
-        hint = f"; say which with {environment.TRITON_MODEL}" if wanted.chosen.triton else ""
-        names = ", ".join(path.name for path in inside[:20])
-        raise ArtifactError(f"{root} holds {len(inside)} models ({names}); one was expected{hint}")
-    return inside[0] if inside else root
-
-
-def _script_warnings(wanted: Plan, artifact: Artifact) -> tuple[str, ...]:
-    """What is said of scripts that are not there. Raises `ConfigurationError` for one that is."""
-    script = environment.script(wanted.environment)
-    usual = environment.USUAL_PROGRAM
-    if script is None:
-        if wanted.chosen.triton or not (artifact.root / "code" / usual).is_file():
-            return ()
-        return (f"{artifact.source.url} holds code/{usual}, which is not run: {environment.PROGRAM} does not name it",)
-    if (artifact.root / script.path).is_file():
-        raise ConfigurationError(
-            f"{artifact.source.url} holds {script.path}, which {environment.PROGRAM} names: inference scripts are not built "
-            "yet; deploy the model without entry_point"
-        )
-    return (
-        f"{environment.PROGRAM} names {script.program}, which is not in {artifact.source.url}; the model is served without",
-    )
-
-
-def _settings(place: Path) -> TritonModel:
-    """What lies beside the model about it, as `repository.look` would read it."""
-    folder = place if place.is_dir() else place.parent
-    yaml_file, pbtxt_file = folder / repository.MODEL_YAML, folder / repository.CONFIG_PBTXT
-    if yaml_file.is_file() and pbtxt_file.is_file():
-        raise ConfigurationError(
-            f"{place} holds both {repository.MODEL_YAML} and {repository.CONFIG_PBTXT}; keep the one that is right"
-        )
-    if pbtxt_file.is_file():
-        return pbtxt.read(pbtxt_file)
-    if yaml_file.is_file():
-        return TritonModel(config=read_model_yaml(yaml_file), filename="", warnings=())
-    return TritonModel(config=ModelConfig(), filename="", warnings=())
 
 
 def _wiring(source: ModelSource, name: str, wanted: Plan) -> EndpointWiring:

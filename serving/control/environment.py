@@ -12,13 +12,16 @@ from typing import Final
 import msgspec
 
 from serving.contract import ModelConfig
-from serving.errors import ConfigurationError
+from serving.errors import BadRequest, ConfigurationError
+from serving.objects.target_url import target_url
 
 WORKERS: Final = "SAGEMAKER_MODEL_SERVER_WORKERS"
 TIMEOUT_SECONDS: Final = "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS"
 TIMEOUT: Final = "SAGEMAKER_MODEL_SERVER_TIMEOUT"
 ACCEPT: Final = "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"
 MULTI_MODEL: Final = "SAGEMAKER_MULTI_MODEL"
+PINNED: Final = "SERVING_PINNED_MODELS"
+PREWARMED: Final = "SERVING_PREWARMED_MODELS"
 PROGRAM: Final = "SAGEMAKER_PROGRAM"
 SUBMIT_DIRECTORY: Final = "SAGEMAKER_SUBMIT_DIRECTORY"
 TRITON_MODEL: Final = "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"
@@ -58,16 +61,46 @@ def given(environment: Mapping[str, str]) -> dict[str, str]:
 
 def refuse_unbuilt(environment: Mapping[str, str]) -> None:
     """Raises `ConfigurationError` for what can be told from the variables alone not to be served."""
-    if environment.get(MULTI_MODEL, "").lower() not in FALSE:
-        raise ConfigurationError(
-            f"{MULTI_MODEL} is '{environment[MULTI_MODEL]}': multi-model endpoints are not built yet"
-        )
     found = script(environment)
     if found is not None and not found.path:
         raise ConfigurationError(
             f"{PROGRAM} is '{found.program}' and {SUBMIT_DIRECTORY} is '{environment[SUBMIT_DIRECTORY]}': inference scripts "
             "are not built yet; deploy the model without entry_point"
         )
+
+
+def refuse_mode(environment: Mapping[str, str], *, many: bool) -> None:
+    """Raises `ConfigurationError` where the variables and the container's Mode do not agree on whether it has many models."""
+    if MULTI_MODEL in environment and (environment[MULTI_MODEL].lower() not in FALSE) != many:
+        raise ConfigurationError(
+            f"{MULTI_MODEL} is '{environment[MULTI_MODEL]}', and the container's Mode is {'' if many else 'not '}MultiModel, "
+            "which says it here"
+        )
+    for name in (PINNED, PREWARMED):
+        if name in environment and not many:
+            raise ConfigurationError(f"{name} is set, and the container's Mode is not MultiModel")
+
+
+def targets(environment: Mapping[str, str], variable: str, prefix: str) -> tuple[str, ...]:
+    """The targets that a variable lists, separated by commas. Raises `ConfigurationError` where one cannot be."""
+    names = [name for part in environment.get(variable, "").split(",") if (name := part.strip().removeprefix("/"))]
+    for name in names:
+        try:
+            target_url(prefix, name)
+        except BadRequest as error:
+            raise ConfigurationError(f"{variable}: {error.message}") from error
+    return tuple(dict.fromkeys(names))
+
+
+def common(name: str, environment: Mapping[str, str], kind: str, instances: int) -> ModelConfig:
+    """What all models of a multi-model endpoint have in common: their variables, and a slot for each instance.
+
+    `configured` makes each model's own settings of it. Raises `ConfigurationError` for what no model of the kind ("": any)
+    could be served with.
+    """
+    if kind:
+        configured(ModelConfig(), environment, kind, instances)
+    return ModelConfig(name=name, slots=min(instances, MOST_SLOTS), environment=dict(environment))
 
 
 def script(environment: Mapping[str, str]) -> Script | None:
@@ -87,7 +120,7 @@ def script(environment: Mapping[str, str]) -> Script | None:
 
 def configured(config: ModelConfig, environment: Mapping[str, str], kind: str, instances: int) -> ModelConfig:
     """A model's settings with what its variables say over them. Raises `ConfigurationError` naming the variable."""
-    variables = given(environment)
+    variables = environment if all(environment.values()) else given(environment)
     for name, only in ONLY.items():
         if name in variables and kind != only:
             raise ConfigurationError(
@@ -109,7 +142,8 @@ def configured(config: ModelConfig, environment: Mapping[str, str], kind: str, i
         config,
         slots=max(slots, min(slots * instances, MOST_SLOTS)),
         batching=batching,
-        environment={**config.environment, **variables},
+        # Most models have none of their own, and thousands of one endpoint share those that are given.
+        environment={**config.environment, **variables} if config.environment else variables,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -11,6 +12,7 @@ from serving.control import environment, images
 from serving.control.deployment import Deployment
 from serving.control.images import Chosen
 from serving.errors import ConfigurationError
+from serving.runtime.wiring import TargetsWiring
 
 Form = Literal["archive", "prefix", "object"]
 """Model data: one gzipped tar, all objects below a prefix as they are, or one object as it is."""
@@ -18,6 +20,9 @@ Form = Literal["archive", "prefix", "object"]
 DOWNLOAD_S: Final = 3600.0
 STARTUP_S: Final = 240.0
 """What SageMaker allows where the variant says nothing."""
+
+MULTI_MODEL: Final = "MultiModel"
+"""The Mode of a container with many models."""
 
 BUT_ONE: Final = "one production variant is served so far"
 
@@ -30,7 +35,10 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Everything that is needed to fetch and load a deployment. `download_s`, `startup_s`: the longest either may take."""
+    """Everything that is needed to fetch and load a deployment. `download_s`, `startup_s`: the longest either may take.
+
+    With `targets` it is a multi-model endpoint: nothing is fetched until it is asked for.
+    """
 
     variant: str
     model: str
@@ -41,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True):
     instances: int
     download_s: float
     startup_s: float
+    targets: TargetsWiring | None = None
 
 
 def plan(deployment: Deployment, names: Mapping[str, str], kinds: Collection[str]) -> Plan:
@@ -59,7 +68,9 @@ def plan(deployment: Deployment, names: Mapping[str, str], kinds: Collection[str
     if model is None:
         raise ConfigurationError(f"the variant '{name}' names the model '{model_name}', which was not there")
     container = _container(model_name, model)
+    many = container.get("Mode") == MULTI_MODEL
     variables = environment.given(container.get("Environment") or {})
+    environment.refuse_mode(variables, many=many)
     environment.refuse_unbuilt(variables)
     image = container.get("Image", "")
     if not image:
@@ -71,20 +82,23 @@ def plan(deployment: Deployment, names: Mapping[str, str], kinds: Collection[str
         model=model_name,
         image=image,
         chosen=images.choose(image, names, kinds),
-        source=source(model_name, container),
+        source=source(model_name, container, many=many),
         environment=variables,
         instances=int(variant.get("InitialInstanceCount") or 1),
         download_s=float(variant.get("ModelDataDownloadTimeoutInSeconds") or DOWNLOAD_S),
         startup_s=float(variant.get("ContainerStartupHealthCheckTimeoutInSeconds") or STARTUP_S),
+        targets=_targets(model_name, container, variables) if many else None,
     )
 
 
 def sources(deployment: Deployment) -> list[Source]:
-    """Where the model data of a deployment lies, as far as that can be told."""
+    """Where the model data of a deployment lies that is fetched for it, as far as that can be told."""
     found = []
     for name, model in deployment.models.items():
         try:
-            found.append(source(name, _container(name, model)))
+            container = _container(name, model)
+            if container.get("Mode") != MULTI_MODEL:
+                found.append(source(name, container))
         except ConfigurationError:
             continue
     return found
@@ -131,10 +145,6 @@ def _container(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
             f"the model '{name}' has {len(several)} containers: inference pipelines are not built yet"
         )
     container: Mapping[str, Any] = several[0] if several else model.get("PrimaryContainer") or {}
-    if container.get("Mode", "SingleModel") != "SingleModel":
-        raise ConfigurationError(
-            f"the model '{name}' has Mode {container['Mode']}: multi-model endpoints are not built yet"
-        )
     if container.get("AdditionalModelDataSources"):
         raise ConfigurationError(
             f"the model '{name}' has AdditionalModelDataSources: model data beside the model's own is not built yet"
@@ -147,14 +157,26 @@ def _container(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
     return container
 
 
-def source(name: str, container: Mapping[str, Any]) -> Source:
-    """Where a container's model data lies. Raises `ConfigurationError`."""
+def _targets(name: str, container: Mapping[str, Any], variables: Mapping[str, str]) -> TargetsWiring:
+    """The models of a multi-model container. Raises `ConfigurationError`."""
+    setting = (container.get("MultiModelConfig") or {}).get("ModelCacheSetting", "Enabled")
+    prefix = source(name, container, many=True).url
+    return TargetsWiring(
+        prefix=prefix,
+        keep=setting == "Enabled",
+        pinned=environment.targets(variables, environment.PINNED, prefix),
+        prewarmed=environment.targets(variables, environment.PREWARMED, prefix),
+    )
+
+
+def source(name: str, container: Mapping[str, Any], *, many: bool = False) -> Source:
+    """Where a container's model data lies; `many`: below what prefix its models do. Raises `ConfigurationError`."""
     url = container.get("ModelDataUrl")
     data = (container.get("ModelDataSource") or {}).get("S3DataSource")
     if url and data:
         raise ConfigurationError(f"the model '{name}' has both ModelDataUrl and ModelDataSource; give one of them")
     if url:
-        return Source(url, "archive")
+        return Source(_folder(name, url), "prefix") if many else Source(url, "archive")
     if not data:
         raise ConfigurationError(
             f"the model '{name}' has no model data: ModelDataUrl or ModelDataSource was expected, since no container here "
@@ -164,6 +186,13 @@ def source(name: str, container: Mapping[str, Any]) -> Source:
         if data.get(key):
             raise ConfigurationError(f"the model '{name}' has {key} in its S3DataSource, which is not built yet")
     uri, kind, compression = data["S3Uri"], data["S3DataType"], data["CompressionType"]
+    if many:
+        if kind != "S3Prefix":
+            raise ConfigurationError(
+                f"the model '{name}' has Mode {MULTI_MODEL} and an S3DataSource with S3DataType {kind}; its models lie below a "
+                "prefix, S3Prefix"
+            )
+        return Source(_folder(name, uri), "prefix")
     if compression == "Gzip":
         if kind != "S3Object":
             raise ConfigurationError(
@@ -178,3 +207,10 @@ def source(name: str, container: Mapping[str, Any]) -> Source:
             f"the model '{name}' has the S3Prefix {uri}, which does not end in /; write {uri}/ for all objects below it"
         )
     return Source(uri, "prefix")
+
+
+def _folder(name: str, url: str) -> str:
+    """The prefix below which the models of a multi-model endpoint lie."""
+    if not re.match(r"(s3|https|file)://", url):
+        raise ConfigurationError(f"the model '{name}' has the model data {url}; s3://BUCKET/PREFIX/ was expected")
+    return url if url.endswith("/") else f"{url}/"

@@ -320,8 +320,11 @@ class Reconciler:
             if resolved.revisions.items() <= pinned.revisions.items():
                 break
         extra = _about(row.name, deployment)
-        url, seconds = resolved.artifact.source.url, monotonic() - started
-        log.info("endpoint %s: %s is here, %d bytes, after %.3f s", row.name, url, resolved.bytes, seconds, extra=extra)
+        if resolved.artifact is not None:
+            url, seconds = resolved.artifact.source.url, monotonic() - started
+            log.info(
+                "endpoint %s: %s is here, %d bytes, after %.3f s", row.name, url, resolved.bytes, seconds, extra=extra
+            )
         for warning in resolved.warnings:
             log.warning("endpoint %s: %s", row.name, warning, extra=extra)
         return Held(row.generation, deployment, resolved)
@@ -424,6 +427,9 @@ class Reconciler:
         failure.told = failure.told or told
 
     def _needed(self, resolved: Resolved) -> int:
+        if resolved.artifact is None:
+            # The models of a multi-model endpoint share model_cache_bytes.
+            return 0
         return capacity.estimate(resolved.container, resolved.bytes, self._workers)
 
     # ------------------------------------------------------------------ the start
@@ -459,7 +465,8 @@ class Reconciler:
             return
         self._untidy = False
         needed = [one for name, asked in self._asked.items() for one in self._needs(self._rows[name], asked)]
-        further = [(held.resolved.artifact.source, held.resolved.artifact.revision) for held in self._held.values()]
+        artifacts = (held.resolved.artifact for held in self._held.values())
+        further = [(artifact.source, artifact.revision) for artifact in artifacts if artifact is not None]
         self._tidying = asyncio.get_running_loop().create_task(self._keep(needed, further))
 
     async def _keep(self, needed: Iterable[Deployment], further: Iterable[Any]) -> None:

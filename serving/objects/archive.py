@@ -8,7 +8,6 @@ served again is not unpacked again.
 from __future__ import annotations
 
 import fcntl
-import gzip
 import hashlib
 import io
 import os
@@ -17,7 +16,7 @@ import tarfile
 import tempfile
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
@@ -27,9 +26,15 @@ import msgspec
 
 from serving.errors import ArtifactError
 
-CHUNK: Final = 1024 * 1024
+_PIECE_BYTES: Final = 64 * 1024
+"""What is inflated at a time: larger buffers come fresh from the kernel, page by page, each time."""
 
-MOST_HEADER_BYTES: Final = CHUNK
+GZIP_MAGIC: Final = b"\x1f\x8b"
+
+_GZIP: Final = 16 + zlib.MAX_WBITS
+"""What zlib calls it."""
+
+MOST_HEADER_BYTES: Final = 1024 * 1024
 """Extended headers are read into memory whole; real ones have a few hundred bytes."""
 
 JUNK: Final = ("._", ".DS_Store", "__MACOSX", "PaxHeader")
@@ -49,6 +54,23 @@ class Limits(msgspec.Struct, frozen=True):
     max_depth: int = 32
     max_ratio: int = 200
     ratio_from_bytes: int = 64 * 1024**2
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What came out of an archive: bytes in all its files, and how many files and directories there are at most."""
+
+    bytes: int
+    entries: int
+
+
+def extract(archive: Path, target: Path, limits: Limits, grown: Callable[[int], None] | None = None) -> Content:
+    """Unpacks an archive into the empty directory `target`; on an error what came out so far stays.
+
+    `grown` is told how many bytes the archive has been inflated to so far; what it raises ends the work.
+    Raises `ArtifactError`, which names the archive and the member, and `OSError`.
+    """
+    with archive.open("rb") as stream:
+        return _extract(stream, archive, target, limits, grown)
 
 
 class Archives(msgspec.Struct, frozen=True):
@@ -90,21 +112,32 @@ class Archives(msgspec.Struct, frozen=True):
             raise
 
 
-class _Inflated(io.RawIOBase):
-    """The bytes of a gzip file, forward only and within bounds, in the form that tarfile reads."""
+class _Damaged(Exception):
+    """What is no gzip; not zlib's own error, which tarfile takes for one of a tar."""
 
-    def __init__(self, stream: IO[bytes], archive: Path, limits: Limits) -> None:
-        self._gzip = gzip.GzipFile(fileobj=stream, mode="rb")
+
+class _Inflated(io.RawIOBase):
+    """The bytes of a gzip file, forward only and within bounds, in the form that tarfile reads.
+
+    It inflates by itself, since `gzip` does so in pieces of a few KiB, which takes half as long again.
+    """
+
+    def __init__(self, stream: IO[bytes], archive: Path, limits: Limits, grown: Callable[[int], None] | None) -> None:
+        self._stream = stream
+        self._inflater = zlib.decompressobj(_GZIP)
+        self._deflated = b""
+        self._ahead = b""
         self._position = 0
         self._archive = archive
         size = os.fstat(stream.fileno()).st_size
         self._ratio_bytes = max(limits.ratio_from_bytes, size * limits.max_ratio)
         self._limits = limits
+        self._grown = grown
 
     def read(self, size: int = -1) -> bytes:
         if size < 0 or size > MOST_HEADER_BYTES:
             raise ArtifactError(f"{self._archive}: a header in it takes more than {MOST_HEADER_BYTES} bytes")
-        data = self._gzip.read(size)
+        data = self._take(size)
         self._position += len(data)
         if self._position > self._limits.max_bytes:
             raise ArtifactError(f"{self._archive} inflates to more than {self._limits.max_bytes} bytes, the limit")
@@ -112,7 +145,48 @@ class _Inflated(io.RawIOBase):
             raise ArtifactError(
                 f"{self._archive} inflates to more than {self._limits.max_ratio} times its size, as a bomb does"
             )
+        if self._grown is not None:
+            self._grown(self._position)
         return data
+
+    def _take(self, size: int) -> bytes:
+        """So many bytes, or fewer at the end."""
+        parts, left = [], size
+        while left:
+            if not self._ahead:
+                self._ahead = self._inflate(max(left, _PIECE_BYTES))
+                if not self._ahead:
+                    break
+            part = self._ahead[:left]
+            self._ahead = self._ahead[left:]
+            parts.append(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _inflate(self, most: int) -> bytes:
+        """The next bytes, at most so many; none at the end. A gzip file may have several members, and zeros after them."""
+        while True:
+            if self._inflater.eof:
+                self._deflated = self._inflater.unused_data.lstrip(b"\0")
+                while not self._deflated:
+                    more = self._stream.read(_PIECE_BYTES)
+                    if not more:
+                        return b""
+                    self._deflated = more.lstrip(b"\0")
+                self._inflater = zlib.decompressobj(_GZIP)
+            if not self._deflated:
+                self._deflated = self._stream.read(_PIECE_BYTES)
+                if not self._deflated:
+                    if not self._stream.tell():
+                        return b""
+                    raise EOFError
+            try:
+                data = self._inflater.decompress(self._deflated, most)
+            except zlib.error as error:
+                raise _Damaged(str(error)) from error
+            self._deflated = self._inflater.unconsumed_tail
+            if data:
+                return data
 
     def tell(self) -> int:
         return self._position
@@ -120,7 +194,7 @@ class _Inflated(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence != os.SEEK_SET or offset < self._position:
             raise ArtifactError(f"{self._archive}: a member's size in it is not possible")
-        while self._position < offset and self.read(min(CHUNK, offset - self._position)):
+        while self._position < offset and self.read(min(_PIECE_BYTES, offset - self._position)):
             pass
         return self._position
 
@@ -132,13 +206,15 @@ class _Inflated(io.RawIOBase):
 
     def drain(self) -> None:
         """Reads to the end, where the checksum is."""
-        while self.read(CHUNK):
+        while self.read(_PIECE_BYTES):
             pass
 
 
-def _extract(stream: IO[bytes], archive: Path, target: Path, limits: Limits) -> None:
-    inflated = _Inflated(stream, archive, limits)
-    count = 0
+def _extract(
+    stream: IO[bytes], archive: Path, target: Path, limits: Limits, grown: Callable[[int], None] | None = None
+) -> Content:
+    inflated = _Inflated(stream, archive, limits, grown)
+    count = entries = size = 0
     try:
         with tarfile.open(fileobj=inflated, mode="r:", errorlevel=2) as tar:
             for member in tar:
@@ -148,12 +224,15 @@ def _extract(stream: IO[bytes], archive: Path, target: Path, limits: Limits) -> 
                 path = _path(member, archive, limits)
                 if any(part.startswith(JUNK) for part in path.parts) or not path.parts:
                     continue
-                _write(tar, member, target / path, archive)
+                _write(inflated, member, target / path, archive)
+                entries += len(path.parts)
+                size += member.size
         inflated.drain()
     except EOFError as error:
         raise ArtifactError(f"{archive} is cut short; copy it again") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        hint = "is not a gzip file" if inflated.tell() == 0 else "is damaged"
+    except _Damaged as error:
+        stream.seek(0)
+        hint = "is damaged" if stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC else "is not a gzip file"
         raise ArtifactError(f"{archive} {hint} ({error}); a gzipped tar (tar -czf) was expected") from error
     except (tarfile.TarError, RecursionError, ValueError, OverflowError) as error:
         if inflated.tell() == 0:
@@ -161,6 +240,7 @@ def _extract(stream: IO[bytes], archive: Path, target: Path, limits: Limits) -> 
         raise ArtifactError(f"{archive} is not a tar inside: {error}; a gzipped tar (tar -czf) was expected") from error
     if not count:
         raise _empty(archive)
+    return Content(size, entries)
 
 
 def _empty(archive: Path) -> ArtifactError:
@@ -197,7 +277,7 @@ def _path(member: tarfile.TarInfo, archive: Path, limits: Limits) -> PurePosixPa
     return path
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, archive: Path) -> None:
+def _write(inflated: _Inflated, member: tarfile.TarInfo, path: Path, archive: Path) -> None:
     where = f"{archive}: the member {_shown(member.name)}"
     try:
         if member.isdir():
@@ -208,10 +288,10 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, archive: P
     except (FileExistsError, NotADirectoryError) as error:
         raise ArtifactError(f"{where} is there twice, or as a file and as a directory") from error
     with os.fdopen(target, "wb") as out:
-        source = tar.extractfile(member)
+        inflated.seek(member.offset_data)
         left = member.size
-        while source is not None and left:
-            data = source.read(min(CHUNK, left))
+        while left:
+            data = inflated.read(min(_PIECE_BYTES, left))
             if not data:
                 raise EOFError
             out.write(data)

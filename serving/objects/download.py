@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from serving.errors import ObjectChanged, ObjectStoreUnavailable
@@ -29,15 +29,24 @@ class Download:
     """Reads the object at `path` of a store into a file; use once.
 
     Everything after the first answer is asked for under the condition that the ETag is still that answer's, so that
-    what is written is one version of the object and never a mix of two.
+    what is written is one version of the object and never a mix of two. `accept` is told of the first answer.
     """
 
-    def __init__(self, store: S3Store, path: str, location: Location, descriptor: int, patience: Patience) -> None:
+    def __init__(
+        self,
+        store: S3Store,
+        path: str,
+        location: Location,
+        descriptor: int,
+        patience: Patience,
+        accept: Callable[[ObjectMeta], None],
+    ) -> None:
         self._store = store
         self._path = path
         self._location = location
         self._descriptor = descriptor
         self._patience = patience
+        self._accept = accept
         self._etag: str | None = None
         self.size: int | None = None
         self.written = 0
@@ -50,6 +59,7 @@ class Download:
         self.size, self._etag = meta["size"], meta["e_tag"]
         if etag is not None and self._etag != etag:
             raise ObjectChanged(f"{self._location.url} was replaced: its ETag is {self._etag}, {etag} was expected")
+        self._accept(meta)
         if self.size <= WHOLE_BYTES or self._etag is None:
             await self._part(0, self.size, result)
         else:

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from serving.errors import ArtifactError, ObjectChanged, ObjectMissing, ObjectStoreUnavailable, ServingError
+from serving.errors import (
+    ArtifactError,
+    ObjectChanged,
+    ObjectDenied,
+    ObjectMissing,
+    ObjectStoreUnavailable,
+    ServingError,
+)
 from serving.objects.location import Location, shown
 from serving.settings import Aws
 
@@ -70,12 +77,12 @@ def _fault(location: Location, aws: Aws, kind: str, text: str) -> ServingError:
             f"{location.url} is in another region than {aws.region or 'us-east-1'}, which was asked; AWS_REGION says which"
         )
     if not aws.access_key_id and not aws.endpoint_url and _NO_KEYS.search(text):
-        return ArtifactError(
+        return ObjectDenied(
             f"{location.url}: there are no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and"
             " AWS_ENDPOINT_URL where S3 is not AWS's own"
         )
     if kind in ("PermissionDeniedError", "UnauthenticatedError") or status in (401, 403):
-        return ArtifactError(f"{location.url}: access denied ({what or kind}); {_keys(aws)}")
+        return ObjectDenied(f"{location.url}: access denied ({what or kind}); {_keys(aws)}")
     if status == 404:
         return _missing(location, text)
     if 400 <= status < 500 and status not in _BUSY:

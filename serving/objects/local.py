@@ -8,9 +8,9 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from urllib.parse import quote, unquote, urlsplit
 
-from serving.errors import ArtifactError, ObjectChanged, ObjectMissing, ObjectStoreUnavailable
+from serving.errors import ArtifactError, ObjectChanged, ObjectDenied, ObjectMissing, ObjectStoreUnavailable
 from serving.objects.landing import landing
-from serving.objects.store import ObjectInfo
+from serving.objects.store import Accept, ObjectInfo, anything
 
 
 class LocalObjects:
@@ -58,14 +58,24 @@ class LocalObjects:
             else:
                 yield self.head(inner)
 
-    def fetch(self, url: str, target: Path, *, etag: str | None = None, timeout_s: float | None = None) -> ObjectInfo:
+    def fetch(
+        self,
+        url: str,
+        target: Path,
+        *,
+        etag: str | None = None,
+        timeout_s: float | None = None,
+        accept: Accept = anything,
+        sync: bool = True,
+    ) -> ObjectInfo:
         """Implements `ObjectStore`; files of this machine are there at once, so that `timeout_s` is not looked at."""
         source = self._open(url)
         try:
             info = _info(url, os.fstat(source))
             if etag is not None and info.etag != etag:
                 raise ObjectChanged(f"{url} was replaced: its ETag is {info.etag}, {etag} was expected")
-            with landing(url, target) as descriptor:
+            accept(info)
+            with landing(url, target, sync=sync) as descriptor:
                 done = 0
                 while done < info.size and (sent := os.sendfile(descriptor, source, done, info.size - done)):
                     done += sent
@@ -84,6 +94,10 @@ class LocalObjects:
         raise ArtifactError(f"{url}: file:// is only read here; s3://BUCKET/KEY was expected")
 
     # ------------------------------------------------------------------ what may be read
+
+    def check(self, url: str) -> None:
+        """Raises `ArtifactError` where nothing below the URL may be read, be there anything or not."""
+        self._resolve(url)
 
     def _open(self, url: str) -> int:
         """A descriptor of the plain file that the URL names."""
@@ -114,12 +128,17 @@ class LocalObjects:
         return resolved
 
     def _check(self, url: str, path: Path) -> None:
-        roots = [root.resolve() for root in self._roots]
-        if not any(path.is_relative_to(root) for root in roots):
-            allowed = ", ".join(map(str, roots)) or "none"
-            raise ArtifactError(
-                f"{url} is not below a folder from which file:// may be read (now: {allowed}); --allow-path names one"
-            )
+        check_below(path, self._roots, url)
+
+
+def check_below(path: Path, roots: Sequence[Path], shown: str) -> None:
+    """Raises `ArtifactError` where a path that has no links is not below one of the folders that the operator named."""
+    resolved = [root.resolve() for root in roots]
+    if not any(path.is_relative_to(root) for root in resolved):
+        allowed = ", ".join(map(str, resolved)) or "none"
+        raise ArtifactError(
+            f"{shown} is not below a folder from which files may be read (now: {allowed}); --allow-path names one"
+        )
 
 
 def _path(url: str) -> str:
@@ -146,5 +165,5 @@ def _unreadable(url: str, error: OSError) -> ArtifactError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ObjectMissing(f"{url} does not exist")
     if isinstance(error, PermissionError):
-        return ArtifactError(f"{url}: access denied; the user that runs the server must be able to read it")
+        return ObjectDenied(f"{url}: access denied; the user that runs the server must be able to read it")
     return ObjectStoreUnavailable(f"{url} cannot be read: {error.strerror or error}")

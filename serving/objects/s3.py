@@ -23,7 +23,7 @@ from serving.objects.download import Download
 from serving.objects.faults import translated, unreadable_key
 from serving.objects.landing import landing
 from serving.objects.location import Location, locate
-from serving.objects.store import ObjectInfo, Patience
+from serving.objects.store import Accept, ObjectInfo, Patience, anything
 from serving.settings import Aws
 
 if TYPE_CHECKING:
@@ -99,12 +99,23 @@ class S3Objects:
             except FileNotFoundError:
                 return False
 
-    def fetch(self, url: str, target: Path, *, etag: str | None = None, timeout_s: float | None = None) -> ObjectInfo:
+    def fetch(
+        self,
+        url: str,
+        target: Path,
+        *,
+        etag: str | None = None,
+        timeout_s: float | None = None,
+        accept: Accept = anything,
+        sync: bool = True,
+    ) -> ObjectInfo:
         """Implements `ObjectStore`."""
         location = self._named(url)
         store, path = self._store(location)
-        with landing(location.url, target) as descriptor:
-            download = Download(store, path, location, descriptor, self._patience)
+        with landing(location.url, target, sync=sync) as descriptor:
+            download = Download(
+                store, path, location, descriptor, self._patience, lambda meta: accept(_info(url, meta))
+            )
             with translated(location, self._aws):
                 meta = self._run(download.run(etag), location, timeout_s or self._patience.fetch_s, download)
             if os.fstat(descriptor).st_size != meta["size"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,13 @@ class ObjectInfo(msgspec.Struct, frozen=True):
     size: int
     etag: str
     modified: float
+
+
+Accept = Callable[[ObjectInfo], None]
+
+
+def anything(info: ObjectInfo) -> None:
+    """Accepts every object."""
 
 
 class Patience(msgspec.Struct, frozen=True):
@@ -42,8 +49,8 @@ class Patience(msgspec.Struct, frozen=True):
 class ObjectStore(Protocol):
     """Objects by URL. Its functions block and may be called on any thread, together.
 
-    Each raises `ObjectMissing`, `ObjectStoreUnavailable` (another try may succeed), or `ArtifactError` where access is
-    denied or the URL is none of an object; all name the URL. `MissingExtra` where a library is missing.
+    Each raises `ObjectMissing`, `ObjectStoreUnavailable` (another try may succeed), `ObjectDenied`, or `ArtifactError`
+    where the URL is none of an object; all name the URL. `MissingExtra` where a library is missing.
     """
 
     def head(self, url: str) -> ObjectInfo:
@@ -57,11 +64,22 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def fetch(self, url: str, target: Path, *, etag: str | None = None, timeout_s: float | None = None) -> ObjectInfo:
+    def fetch(
+        self,
+        url: str,
+        target: Path,
+        *,
+        etag: str | None = None,
+        timeout_s: float | None = None,
+        accept: Accept = anything,
+        sync: bool = True,
+    ) -> ObjectInfo:
         """Copies an object's content to the file `target`, all of it or, on any error, nothing.
 
         Memory is bounded whatever the size. Raises `ObjectChanged` too, where the object's ETag is not `etag` or the
-        object is replaced while it is read, and `ObjectStoreUnavailable` after `timeout_s` seconds.
+        object is replaced while it is read, and `ObjectStoreUnavailable` after `timeout_s` seconds. `accept` is told what
+        comes before any of it is written, and what it raises ends the fetch. Without `sync` a crash may leave a
+        file that is not whole, and `target` must not be there yet.
         """
         ...
 
@@ -89,9 +107,18 @@ class Objects:
         """Implements `ObjectStore`."""
         return self._of(url).list(url)
 
-    def fetch(self, url: str, target: Path, *, etag: str | None = None, timeout_s: float | None = None) -> ObjectInfo:
+    def fetch(
+        self,
+        url: str,
+        target: Path,
+        *,
+        etag: str | None = None,
+        timeout_s: float | None = None,
+        accept: Accept = anything,
+        sync: bool = True,
+    ) -> ObjectInfo:
         """Implements `ObjectStore`."""
-        return self._of(url).fetch(url, target, etag=etag, timeout_s=timeout_s)
+        return self._of(url).fetch(url, target, etag=etag, timeout_s=timeout_s, accept=accept, sync=sync)
 
     def put(self, url: str, source: Path) -> ObjectInfo:
         """Implements `ObjectStore`."""

@@ -20,9 +20,10 @@ from serving.cli.main import commands
 from serving.objects.repository import ENDPOINT_NAME
 from serving.processes import presence
 from serving.samples import fraud
+from tests.control.shelf import packed
 from tests.support import onnx_models
 from tests.support import server as support
-from tests.support.clients import post
+from tests.support.clients import Answer, post
 from tests.support.server import Server, wait_until
 
 ROWS = {"instances": fraud.ROWS}
@@ -239,6 +240,46 @@ def test_a_models_failure_is_in_its_log(server: Server, tmp_path: Path) -> None:
     wait_until(lambda: line in done(serving(server, "logs", "drops")), 5, "the failure in the log")
 
 
+# ---------------------------------------------------------------- many models on one endpoint
+
+
+def ask(server: Server, name: str, target: str) -> Answer:
+    rows = {"instances": [[1, 2, 3, 4]]}
+    return post(server, f"/endpoints/{name}/invocations", rows, X_Amzn_SageMaker_Target_Model=target)
+
+
+def test_many_models_in_s3(server: Server, tmp_path: Path) -> None:
+    echo = onnx_models.checked_echo(tmp_path / "echo.onnx").read_bytes()
+    text = done(serving(server, "deploy", "lots", "s3://many/models", "--multi-model", "--pin", "a/echo.onnx"))
+    assert text.startswith("lots: InService after ")
+    assert "-H 'X-Amzn-SageMaker-Target-Model: model.tar.gz'" in text
+    assert 'TargetModel="model.tar.gz"' in text
+    container = document(server, "lots")
+    assert (container["Mode"], container["ModelDataUrl"]) == ("MultiModel", "s3://many/models/")
+    assert (container["Image"], container["Environment"]) == ("triton", {"SERVING_PINNED_MODELS": "a/echo.onnx"})
+    with calling(None, str(server.state_dir)) as api:
+        client = api.buckets(api.store())
+        client.create_bucket(Bucket="many")
+        client.put_object(Bucket="many", Key="models/a/echo.onnx", Body=echo)
+        client.put_object(Bucket="many", Key="models/b.tar.gz", Body=packed({"model.onnx": echo}))
+    wait_until(lambda: ask(server, "lots", "a/echo.onnx").status == 200, 20, "the model that was uploaded")
+    assert ask(server, "lots", "a/echo.onnx").json == {"predictions": [{"y": [1, 2, 3, 4], "total": [10]}]}
+    assert ask(server, "lots", "b.tar.gz").status == 200
+
+
+def test_many_models_in_a_folder(samples: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    onnx_models.checked_echo(folder / "echo.onnx")
+    with support.running("--allow-path", str(folder), state_dir=tmp_path / "state") as server:
+        wait_until(lambda: presence.read(server.state_dir) is not None, 5, "the server's presence")
+        done(serving(server, "deploy", "here", folder, "--multi-model", "--image", "onnx"))
+        assert ask(server, "here", "echo.onnx").status == 200
+        assert ask(server, "here", "none.onnx").status == 400
+        failure = refused(serving(server, "deploy", "there", samples, "--multi-model"))
+        assert "is not below a folder from which files may be read" in failure
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -255,6 +296,12 @@ def test_a_models_failure_is_in_its_log(server: Server, tmp_path: Path) -> None:
         (("deploy", "x", "s3://bucket/model.tar.gz"), "name the container with --image"),
         (("deploy", "x", "/etc/hostname", "--env", "A"), "--env A: NAME=VALUE was expected"),
         (("deploy", "x", "/etc/hostname", "--env", "1A=x"), "--env 1A=x: NAME=VALUE was expected"),
+        (("deploy", "x", "s3://b/p/", "--pin", "a"), "--pin: only an endpoint with --multi-model has models to pin"),
+        (("deploy", "x", "s3://b/p/", "--multi-model", "--pin", "a,b"), "--pin a,b: the name of a pinned model"),
+        (("deploy", "x", "/none", "--multi-model"), "/none: a folder of models was expected"),
+        (("deploy", "x", "/etc/hostname", "--multi-model"), "/etc/hostname: a folder of models was expected"),
+        (("deploy", "x", "https://a/b/", "--multi-model"), "is not an s3:// URL of a bucket and a prefix"),
+        (("deploy", "x", "s3:///b/", "--multi-model"), "is not an s3:// URL of a bucket and a prefix"),
         (("delete", "none", "--yes"), "there is no endpoint none"),
         (("logs", "none"), "there is no endpoint none, and no log of one"),
         (("delete", "a b", "--yes"), "ValidationException: "),

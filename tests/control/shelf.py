@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from serving.errors import ObjectChanged, ObjectMissing, ObjectStoreUnavailable
-from serving.objects.store import ObjectInfo
+from serving.errors import ObjectChanged, ObjectDenied, ObjectMissing, ObjectStoreUnavailable
+from serving.objects.store import Accept, ObjectInfo, anything
 
 
 class Shelf:
@@ -21,6 +21,7 @@ class Shelf:
         self.objects: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.down = False
+        self.denied = False
         self.before_fetch: Callable[[str], None] = lambda url: None
         self.gate = threading.Event()
         """Fetches wait for it."""
@@ -47,13 +48,23 @@ class Shelf:
             if name.startswith(url):
                 yield self.info(name)
 
-    def fetch(self, url: str, target: Path, *, etag: str | None = None, timeout_s: float | None = None) -> ObjectInfo:
+    def fetch(
+        self,
+        url: str,
+        target: Path,
+        *,
+        etag: str | None = None,
+        timeout_s: float | None = None,
+        accept: Accept = anything,
+        sync: bool = True,
+    ) -> ObjectInfo:
         self.before_fetch(url)
         assert self.gate.wait(20)
         self._ask("fetch", url)
         info = self.info(url)
         if etag not in (None, info.etag):
             raise ObjectChanged(f"{url} was replaced")
+        accept(info)
         target.write_bytes(self.objects[url])
         return info
 
@@ -68,6 +79,8 @@ class Shelf:
         self.asked.append(f"{verb} {url}")
         if self.down:
             raise ObjectStoreUnavailable(f"{url}: the object store cannot be reached")
+        if self.denied:
+            raise ObjectDenied(f"{url}: access denied (403); the keys of https://s3.internal must be right")
         if url not in self.objects:
             raise ObjectMissing(f"{url}: there is no such object")
 

@@ -59,7 +59,6 @@ def test_every_input_is_declared_and_every_note_is_used() -> None:
 # ---------------------------------------------------------------- what is declared of endpoints is what the code does
 
 WITH: dict[str, dict[str, Any]] = {
-    "MultiModelConfig": {"Mode": "MultiModel"},
     "ManagedInstanceScaling": {"ManagedInstanceScaling": {"Status": "ENABLED"}},
 }
 """What else has to be there for a member to matter."""

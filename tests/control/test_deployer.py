@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serving.control.artifacts import Artifacts
+from serving.control.artifacts import Artifact, Artifacts
 from serving.control.deployer import Deployer, Resolved, reason
 from serving.control.deployment import Deployment
 from serving.control.plan import Source
@@ -24,6 +24,7 @@ from serving.errors import (
     ServingError,
 )
 from serving.objects.archive import Limits
+from serving.runtime.wiring import TargetsWiring
 from serving.settings import Settings
 from tests.control.deployments import URL, container, deployment, variant
 from tests.control.shelf import Shelf, packed
@@ -52,6 +53,12 @@ def make(shelf: Shelf, state_dir: Path, **settings: Any) -> Deployer:
 
 def resolve(deployer: Deployer, asked: Deployment, name: str = "e") -> Resolved:
     return asyncio.run(deployer.resolve(name, asked))
+
+
+def artifact(found: Resolved) -> Artifact:
+    """What was fetched."""
+    assert found.artifact is not None
+    return found.artifact
 
 
 def refusal(deployer: Deployer, asked: Deployment) -> ServingError:
@@ -189,6 +196,82 @@ def test_instances_are_bounded(deployer: Deployer) -> None:
     assert resolve(deployer, workers).versions[0].config.slots == 100
 
 
+# ---------------------------------------------------------------------- many models
+
+MANY = "s3://models/many/"
+VARIABLES = {"SERVING_PINNED_MODELS": "a.tar.gz, /b.tar.gz,,a.tar.gz", "SERVING_PREWARMED_MODELS": "c/d.onnx"}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"url": MANY},
+        {"url": MANY.rstrip("/")},
+        {"url": None, "ModelDataSource": from_source(MANY)},
+        {"url": None, "ModelDataSource": from_source(MANY.rstrip("/"))},
+        {
+            "url": MANY,
+            "MultiModelConfig": {"ModelCacheSetting": "Enabled"},
+            "Environment": {"SAGEMAKER_MULTI_MODEL": "true"},
+        },
+    ],
+)
+def test_a_multi_model_endpoint_is_a_prefix(deployer: Deployer, shelf: Shelf, members: Mapping[str, Any]) -> None:
+    shelf.objects.clear()
+    found = resolve(deployer, deployment(Mode="MultiModel", **members), "churn")
+    (wiring,) = found.versions
+    assert (wiring.name, wiring.variant, wiring.container, wiring.artifact) == ("churn", "blue", "onnx", "")
+    assert wiring.targets == TargetsWiring(MANY)
+    assert (found.artifact, found.bytes, found.revisions) == (None, 0, {})
+    assert found.told("/x") == "/x"
+    assert asyncio.run(deployer.resolve_here("churn", deployment(Mode="MultiModel", **members))) == found
+    assert not shelf.asked
+
+
+def test_what_models_of_an_endpoint_have_in_common(deployer: Deployer) -> None:
+    asked = deployment(
+        url=MANY,
+        image=TRITON_IMAGE,
+        Mode="MultiModel",
+        Environment={**VARIABLES, "EMPTY": ""},
+        MultiModelConfig={"ModelCacheSetting": "Disabled"},
+        variants={"InitialInstanceCount": 3},
+    )
+    (wiring,) = resolve(deployer, asked).versions
+    assert wiring.container == ""
+    assert wiring.targets == TargetsWiring(MANY, False, ("a.tar.gz", "b.tar.gz"), ("c/d.onnx",))
+    assert (wiring.config.name, wiring.config.slots, wiring.config.environment) == ("e", 3, VARIABLES)
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [("onnx", "onnx"), ("xgboost", "xgboost"), ("sklearn", "sklearn"), ("lightgbm", "lightgbm"), (TRITON_IMAGE, "")],
+)
+def test_images_of_many_models(deployer: Deployer, image: str, kind: str) -> None:
+    (wiring,) = resolve(deployer, deployment(url=MANY, image=image, Mode="MultiModel")).versions
+    assert wiring.container == kind
+
+
+def test_many_models_in_the_only_one_of_several_containers(deployer: Deployer) -> None:
+    model = {"ModelName": "m", "Containers": [container(MANY, Mode="MultiModel")]}
+    assert resolve(deployer, deployment(model=model)).versions[0].targets == TargetsWiring(MANY)
+
+
+def test_many_models_in_a_folder_of_this_machine(shelf: Shelf, tmp_path: Path) -> None:
+    url = (tmp_path / "models").as_uri()
+    allowed = make(shelf, tmp_path, allow_paths=(tmp_path / "models",))
+    asked = deployment(url=url, Mode="MultiModel")
+    assert resolve(allowed, asked).versions[0].targets == TargetsWiring(f"{url}/")
+    assert "is not below a folder from which files may be read" in refusal(make(shelf, tmp_path), asked).message
+
+
+def test_what_is_kept_needs_nothing_for_many_models(deployer: Deployer) -> None:
+    kept = resolve(deployer, deployment())
+    many = deployment(url=MANY, Mode="MultiModel", revisions={MANY: "x"})
+    assert asyncio.run(deployer.keep([many, deployment(revisions=kept.revisions)]))
+    assert artifact(kept).root.exists()
+
+
 # ---------------------------------------------------------------------- what is refused
 
 TWO = {"ProductionVariants": [variant(), variant(VariantName="green")]}
@@ -210,7 +293,33 @@ REFUSED: list[tuple[Deployment, str]] = [
     (deployment(variants={"ModelName": None}), "names no model; endpoints of inference components are not built yet"),
     (deployment(variants={"ModelName": "other"}), "names the model 'other', which was not there"),
     (deployment(model=PIPELINE), "the model 'm' has 2 containers: inference pipelines are not built yet"),
-    (deployment(Mode="MultiModel"), "has Mode MultiModel: multi-model endpoints are not built yet"),
+    (
+        deployment(Mode="MultiModel", Environment={"SAGEMAKER_MULTI_MODEL": "false"}),
+        "SAGEMAKER_MULTI_MODEL is 'false', and the container's Mode is MultiModel",
+    ),
+    (deployment(Environment=VARIABLES), "SERVING_PINNED_MODELS is set, and the container's Mode is not MultiModel"),
+    (
+        deployment(url=MANY, Mode="MultiModel", Environment={"SERVING_PINNED_MODELS": "../a"}),
+        "SERVING_PINNED_MODELS: The target model '../a' has a part that is empty, . or ..",
+    ),
+    (deployment(url=None, Mode="MultiModel"), "the model 'm' has no model data: ModelDataUrl or ModelDataSource was"),
+    (deployment(url="models/", Mode="MultiModel"), "has the model data models/; s3://BUCKET/PREFIX/ was expected"),
+    (
+        deployment(url=None, Mode="MultiModel", ModelDataSource=from_source(URL, "S3Object")),
+        "has Mode MultiModel and an S3DataSource with S3DataType S3Object; its models lie below a prefix, S3Prefix",
+    ),
+    (
+        deployment(url=MANY, Mode="MultiModel", Environment={"SAGEMAKER_MODEL_SERVER_WORKERS": "0"}),
+        "SAGEMAKER_MODEL_SERVER_WORKERS is '0'; a whole",
+    ),
+    (
+        deployment(url=MANY, Mode="MultiModel", variants={"ServerlessConfig": {"MaxConcurrency": 1}}),
+        "has ServerlessConfig: serverless variants are",
+    ),
+    (
+        deployment(url=MANY, Mode="MultiModel", config={"AsyncInferenceConfig": {"OutputConfig": {}}}),
+        "AsyncInferenceConfig: asynchronous inference is",
+    ),
     (deployment(AdditionalModelDataSources=[{}]), "has AdditionalModelDataSources"),
     (deployment(InferenceSpecificationName="x"), "has InferenceSpecificationName x"),
     (deployment(url=None), "the model 'm' has no model data: ModelDataUrl or ModelDataSource was expected"),
@@ -232,7 +341,7 @@ REFUSED: list[tuple[Deployment, str]] = [
     ),
     (
         deployment(Environment={"SAGEMAKER_MULTI_MODEL": "true"}),
-        "SAGEMAKER_MULTI_MODEL is 'true': multi-model endpoints",
+        "SAGEMAKER_MULTI_MODEL is 'true', and the container's Mode is not MultiModel",
     ),
     (
         deployment(Environment={"SAGEMAKER_PROGRAM": "serve.py", "SAGEMAKER_SUBMIT_DIRECTORY": "s3://b/source.tar.gz"}),
@@ -478,7 +587,7 @@ def test_a_prefix_of_which_an_object_goes_while_it_is_read(deployer: Deployer, s
 
     shelf.before_fetch = take_away
     found = resolve(deployer, deployment(url=None, ModelDataSource=from_source(PREFIX)))
-    assert not (found.artifact.root / "model.yaml").exists()
+    assert not (artifact(found).root / "model.yaml").exists()
 
 
 def test_another_revision_is_not_served_in_place_of_the_one_wanted(deployer: Deployer, shelf: Shelf) -> None:
@@ -490,10 +599,10 @@ def test_another_revision_is_not_served_in_place_of_the_one_wanted(deployer: Dep
 
 def test_what_a_crash_left_does_not_count(shelf: Shelf, tmp_path: Path) -> None:
     first = resolve(make(shelf, tmp_path), deployment())
-    facts = first.artifact.root.with_name("artifact.json")
+    facts = artifact(first).root.with_name("artifact.json")
     for damage in (b"", b"{}", b"\xff", facts.read_bytes().replace(b"archive", b"object")):
         facts.write_bytes(damage)
-        first.artifact.root.joinpath("model.onnx").write_bytes(b"half")
+        artifact(first).root.joinpath("model.onnx").write_bytes(b"half")
         again = resolve(make(shelf, tmp_path), deployment(revisions=first.revisions))
         assert again == first
         assert Path(again.versions[0].artifact).read_bytes() == b"a graph"
@@ -512,10 +621,10 @@ def test_two_fetches_of_the_same_leave_what_is_in_use(deployer: Deployer, shelf:
         asked = (deployment(), deployment(revisions={URL: shelf.info(URL).etag}))
         waiting = [asyncio.ensure_future(deployer.resolve("e", one)) for one in asked]
         first, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        inode = (await first.pop()).artifact.root.stat().st_ino
+        inode = artifact(await first.pop()).root.stat().st_ino
         one, other = await asyncio.gather(*waiting)
         assert one == other
-        assert one.artifact.root.stat().st_ino == inode
+        assert artifact(one).root.stat().st_ino == inode
 
     asyncio.run(check())
     assert [one for one in shelf.asked if one.startswith("fetch")] == [f"fetch {URL}"] * 2
@@ -529,12 +638,12 @@ def test_unused_artifacts_are_removed(deployer: Deployer, shelf: Shelf, tmp_path
     gone = resolve(deployer, deployment(url=shelf.set("s3://models/b.tar.gz", packed({"model.onnx": b"b"}))))
     (tmp_path / "artifacts" / ".part-x").mkdir()
     (tmp_path / "artifacts" / ".gone-x").mkdir()
-    keys = [(further.artifact.source, further.artifact.revision)]
+    keys = [(artifact(further).source, artifact(further).revision)]
     assert asyncio.run(deployer.keep([deployment(revisions=kept.revisions), deployment(url=None)], keys))
-    assert not gone.artifact.root.exists()
+    assert not artifact(gone).root.exists()
     assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {
-        kept.artifact.root.parent.name,
-        further.artifact.root.parent.name,
+        artifact(kept).root.parent.name,
+        artifact(further).root.parent.name,
     }
     assert asyncio.run(deployer.keep([]))
     assert not list((tmp_path / "artifacts").iterdir())
@@ -552,7 +661,7 @@ def test_nothing_is_removed_while_something_is_brought_in(deployer: Deployer, sh
         shelf.gate.set()
         return await bringing
 
-    assert asyncio.run(check()).artifact.root.exists()
+    assert artifact(asyncio.run(check())).root.exists()
 
 
 def test_bringing_in_waits_while_something_is_removed(deployer: Deployer) -> None:
@@ -564,7 +673,7 @@ def test_bringing_in_waits_while_something_is_removed(deployer: Deployer) -> Non
         assert await removing
         return found
 
-    assert asyncio.run(check()).artifact.root.exists()
+    assert artifact(asyncio.run(check())).root.exists()
 
 
 def test_artifacts_are_where_their_facts_say(shelf: Shelf, tmp_path: Path) -> None:

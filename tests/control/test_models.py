@@ -66,6 +66,17 @@ def test_everything_that_a_caller_sets_comes_back(call: Caller) -> None:
     assert call("ListTags", ResourceArn=arn("model", "m")) == {"Tags": [{"Key": "k", "Value": "v"}]}
 
 
+def test_many_models_are_described_as_they_were_given(call: Caller) -> None:
+    given = {
+        "Image": "onnx",
+        "Mode": "MultiModel",
+        "ModelDataUrl": "s3://b/many/",
+        "MultiModelConfig": {"ModelCacheSetting": "Disabled"},
+    }
+    call("CreateModel", ModelName="m", PrimaryContainer=given, ExecutionRoleArn=ROLE)
+    assert call("DescribeModel", ModelName="m")["PrimaryContainer"] == {**given, "Environment": {}}
+
+
 def test_a_name_is_taken_in_any_case_until_it_is_deleted(call: Caller) -> None:
     call.model("m")
     for name in ("m", "M"):

@@ -14,10 +14,17 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from serving.errors import ArtifactError, MissingExtra, ObjectChanged, ObjectMissing, ObjectStoreUnavailable
+from serving.errors import (
+    ArtifactError,
+    MissingExtra,
+    ObjectChanged,
+    ObjectDenied,
+    ObjectMissing,
+    ObjectStoreUnavailable,
+)
 from serving.objects import download
 from serving.objects.s3 import S3Objects
-from serving.objects.store import ObjectStore, Patience, open_store
+from serving.objects.store import ObjectInfo, ObjectStore, Patience, open_store
 from serving.settings import Aws
 from tests.support.proxy import Proxy
 from tests.support.s3 import S3
@@ -77,6 +84,25 @@ def left(folder: Path) -> list[str]:
 
 
 # ---------------------------------------------------------------- content
+
+
+@pytest.mark.parametrize("size", [5, LARGE])
+def test_what_comes_is_told_before_any_of_it_is_written(
+    s3: S3, bucket: str, store: ObjectStore, large: tuple[str, bytes], tmp_path: Path, size: int
+) -> None:
+    url = large[0] if size == LARGE else s3.put(bucket, "told", b"12345")
+    told: list[ObjectInfo] = []
+    info = store.fetch(url, tmp_path / "target", accept=told.append, sync=False)
+    assert told == [info]
+    assert (info.url, info.etag) == (url, store.head(url).etag)
+    (tmp_path / "target").unlink()
+
+    def refuse(info: ObjectInfo) -> None:
+        raise ArtifactError("no room")
+
+    with pytest.raises(ArtifactError, match=r"^no room$"):
+        store.fetch(url, tmp_path / "target", accept=refuse)
+    assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 8 * 1024 * 1024, 8 * 1024 * 1024 + 1, 20_000_000])
@@ -314,9 +340,8 @@ def test_who_may_not_is_told_what_to_set(s3: S3, bucket: str, tmp_path: Path, gi
         lambda: store.put(url, tmp_path / "source"),
         lambda: store.delete(url),
     ):
-        with pytest.raises(ArtifactError, match=told) as failure:
+        with pytest.raises(ObjectDenied, match=told) as failure:
             call()
-        assert not isinstance(failure.value, ObjectMissing | ObjectStoreUnavailable)
         for secret in ("wrong-secret", "wrong-token", s3.aws.secret_access_key, "Signature="):
             assert str(secret) not in failure.value.message
     assert left(tmp_path) == ["source"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serving.errors import ArtifactError, ConfigurationError, ObjectChanged, ObjectMissing
 from serving.objects.location import Location, locate
-from serving.objects.store import ObjectStore, open_store
+from serving.objects.store import ObjectInfo, ObjectStore, open_store
 from serving.settings import Aws
 
 ENDPOINT = "http://127.0.0.1:8333"
@@ -135,6 +135,24 @@ def test_a_file_is_fetched_whole(store: ObjectStore, root: Path, tmp_path: Path)
     assert store.fetch(url, tmp_path / "out", etag=info.etag) == info
     assert (tmp_path / "out").read_bytes() == content
     assert store.head(url.replace("file://", "FILE://localhost")).etag == info.etag
+
+
+def test_what_comes_is_told_before_any_of_it_is_written(store: ObjectStore, root: Path, tmp_path: Path) -> None:
+    (root / "model").write_bytes(b"12345")
+    target = tmp_path / "target"
+    told: list[tuple[int, bool]] = []
+    store.fetch(
+        (root / "model").as_uri(), target, accept=lambda info: told.append((info.size, target.exists())), sync=False
+    )
+    assert told == [(5, False)]
+    target.unlink()
+
+    def refuse(info: ObjectInfo) -> None:
+        raise ArtifactError("no room")
+
+    with pytest.raises(ArtifactError, match=r"^no room$"):
+        store.fetch((root / "model").as_uri(), target, accept=refuse)
+    assert not target.exists()
 
 
 def test_an_empty_file_is_an_object(store: ObjectStore, root: Path, tmp_path: Path) -> None:
