@@ -112,8 +112,12 @@ class ContainerKind(Protocol):
         Raises `ArtifactError` where it cannot be told which.
         """
 
-    def load(self, artifact: Path, config: ModelConfig) -> Container:
-        """Loads and proves a model. Raises `ArtifactError`, `ConfigurationError` or `MissingExtra`."""
+    def load(self, artifact: Path, config: ModelConfig, known: ModelSpec | None = None) -> Container:
+        """Loads and proves a model. Raises `ArtifactError`, `ConfigurationError` or `MissingExtra`.
+
+        `known` is the spec that an earlier load of the same file with the same settings proved: a kind may take it as
+        given where the file's inputs and outputs are those in it, and a spec that is not equal to it is stored anew.
+        """
 
 
 Positive = Annotated[int, Meta(ge=1)]

@@ -7,15 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from containers.lightgbm import native, objectives, text
 from containers.lightgbm.text import Facts
 from containers.trees.container import Member, TreesContainer, alone, describe, engine_of, mean, open_engines, score
 from containers.trees.engine import Predict
 from containers.trees.forest import Forest
 from containers.trees.loading import content_of, converted, unchanged
-from serving.contract import ModelConfig
+from serving.contract import ModelConfig, ModelSpec
 from serving.errors import ArtifactError
 
 EXTRA: Final = "lightgbm"
@@ -43,7 +41,7 @@ class LightGBMKind:
             return found[0] if found else None
         return None
 
-    def load(self, artifact: Path, config: ModelConfig) -> TreesContainer:
+    def load(self, artifact: Path, config: ModelConfig, known: ModelSpec | None = None) -> TreesContainer:
         """Loads a model. Raises `ArtifactError`, `ConfigurationError` and `MissingExtra`."""
         content, digest = content_of(artifact)
         if config.trees.engine == "native":
@@ -60,7 +58,7 @@ class LightGBMKind:
         engine = engine_of(config, only_native, str(artifact))
         member = Member(str(artifact), graph, link, partial(_open_native, artifact, digest, facts))
         predict = open_engines([member], engine, mean, facts.features, config.name or artifact.name)
-        outputs = (score(predict(np.zeros((1, facts.features), np.float32))),)
+        outputs = (score(predict, facts.features, known),)
         platform = "lightgbm" if engine == "auto" else f"lightgbm_{engine}"
         return TreesContainer(
             describe(artifact, config, facts.features, facts.names, outputs, platform), predict, alone

@@ -7,10 +7,11 @@ from ctypes import string_at
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from containers.onnx import proof, recurrent, signature
-from containers.onnx.session import open_session, plain, runtime
+from containers.onnx.session import open_session, plain, runtime, shrink_arena
 from serving.contract import Array, ModelConfig, ModelSpec
 from serving.datatypes import BYTES, NUMPY
 from serving.errors import ArtifactError, ConfigurationError, InvalidInput, ModelFailure
@@ -42,6 +43,7 @@ class OnnxContainer:
         """Frees the session once the run in progress, if any, has ended."""
         self._session = None
         self._run = _closed
+        shrink_arena()
 
 
 class TextContainer(OnnxContainer):
@@ -106,27 +108,30 @@ class OnnxKind:
             )
         return found[0] if found else None
 
-    def load(self, artifact: Path, config: ModelConfig) -> OnnxContainer | recurrent.RecurrentContainer:
-        """Loads a graph and proves whether its rows may be merged.
+    def load(
+        self, artifact: Path, config: ModelConfig, known: ModelSpec | None = None
+    ) -> OnnxContainer | recurrent.RecurrentContainer:
+        """Loads a graph and proves whether its rows may be merged, unless that is `known`.
 
         Raises `ArtifactError` for a file or a signature that cannot be served, `ConfigurationError` for settings that
         do not fit it, and `MissingExtra`.
         """
         session = open_session(artifact, config.onnx)
         if config.onnx.recurrent is not None:
-            return recurrent.load(session, artifact, config, config.onnx.recurrent)
+            return recurrent.load(session, artifact, config, config.onnx.recurrent, known)
         signed = signature.read(session, artifact, config)
         container = _container_type(signed, artifact)
-        # A container of its own for the proof, which runs before the spec is whole.
-        draft = container(session, _spec(signed, proof.Proof(batched=False, why_not="", outputs=signed.outputs)))
-        verdict = proof.prove(draft.execute, signed)
+        if known is None or not _fits(known, signed):
+            # A container of its own for the proof, which runs before the spec is whole.
+            draft = container(session, _spec(signed, proof.Proof(batched=False, why_not="", outputs=signed.outputs)))
+            known = _spec(signed, proof.prove(draft.execute, signed))
         asked = config.batching.max_batch_size
-        if asked is not None and asked > 1 and not verdict.batched:
+        if asked is not None and asked > 1 and not known.batched:
             raise ConfigurationError(
-                f"{artifact}: max_batch_size is {asked}, but the model cannot be batched: {verdict.why_not}; "
+                f"{artifact}: max_batch_size is {asked}, but the model cannot be batched: {known.why_not_batched}; "
                 "leave it out or set it to 1"
             )
-        return container(session, _spec(signed, verdict))
+        return container(session, known)
 
 
 def _container_type(signed: signature.Signature, artifact: Path) -> type[OnnxContainer]:
@@ -150,6 +155,17 @@ def _spec(signed: signature.Signature, verdict: proof.Proof) -> ModelSpec:
         batched=verdict.batched,
         why_not_batched=verdict.why_not,
     )
+
+
+def _fits(known: ModelSpec, signed: signature.Signature) -> bool:
+    """Whether that spec may have been proved of a graph with this signature."""
+    outputs = tuple(
+        # Only the proof's runs tell the rank of some outputs.
+        spec if spec.shape else msgspec.structs.replace(spec, shape=proved.shape)
+        for spec, proved in zip(signed.outputs, known.outputs, strict=False)
+    )
+    verdict = proof.Proof(batched=known.batched, why_not=known.why_not_batched, outputs=outputs)
+    return len(known.outputs) == len(signed.outputs) and known == _spec(signed, verdict)
 
 
 def _text(array: Array, name: str) -> Array:

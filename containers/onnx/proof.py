@@ -186,8 +186,10 @@ def _random(random: np.random.Generator, like: Array, largest: int) -> Array:
 
 
 def _close(one: Array, other: Array, datatype: str) -> bool:
+    if np.array_equal(one, other):
+        return True
     if datatype not in FLOATS:
-        return bool(np.array_equal(one, other))
+        return False
     tolerance = TOLERANCES.get(datatype)
     return np.allclose(
         one.astype(np.float64), other.astype(np.float64), rtol=tolerance or RTOL, atol=tolerance or ATOL, equal_nan=True

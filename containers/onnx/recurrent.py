@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from containers.onnx import signature
-from containers.onnx.session import plain
+from containers.onnx.session import plain, shrink_arena
 from serving.contract import Array, ModelConfig, ModelSpec, RecurrentConfig, TensorSpec
 from serving.datatypes import BYTES, NUMPY
 from serving.errors import ArtifactError, ConfigurationError, InvalidInput, ModelFailure
@@ -57,8 +57,10 @@ class RecurrentContainer:
             yield outputs[:visible]
 
     def close(self) -> None:
-        """Frees the session."""
+        """Frees the session, once the step in progress, if any, has ended."""
         self._session = None
+        self._fixed = {}
+        shrink_arena()
 
     def _run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
         try:
@@ -68,8 +70,10 @@ class RecurrentContainer:
         return outputs
 
 
-def load(session: Any, artifact: Path, model: ModelConfig, config: RecurrentConfig) -> RecurrentContainer:
-    """The container of a graph, proved by two steps over zeros. Raises `ConfigurationError` or `ArtifactError`."""
+def load(
+    session: Any, artifact: Path, model: ModelConfig, config: RecurrentConfig, known: ModelSpec | None = None
+) -> RecurrentContainer:
+    """The container of a graph, proved by two steps over zeros unless it is `known`. Raises `ConfigurationError` or `ArtifactError`."""
     where = f"{artifact}: onnx.recurrent"
     if model.batching.max_batch_size not in (None, 1):
         raise ConfigurationError(
@@ -104,7 +108,8 @@ def load(session: Any, artifact: Path, model: ModelConfig, config: RecurrentConf
         streams=True,
     )
     container = RecurrentContainer(session, spec, config, fixed)
-    _prove(container, where, config)
+    if known != spec:
+        _prove(container, where, config)
     return container
 
 

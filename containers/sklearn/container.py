@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,22 +99,22 @@ class SklearnKind:
             )
         return found[0] if found else None
 
-    def load(self, artifact: Path, config: ModelConfig) -> Container:
-        """Loads an estimator, and proves whether its rows may be merged.
+    def load(self, artifact: Path, config: ModelConfig, known: ModelSpec | None = None) -> Container:
+        """Loads an estimator, and proves whether its rows may be merged, unless that is `known`.
 
         Raises `ArtifactError` for a file that may not or cannot be served, `ConfigurationError` for settings that do
         not fit it, and `MissingExtra`.
         """
         estimator = artifacts.read(artifact, config.trust)
         try:
-            return self._serve(estimator, artifact, config)
+            return self._serve(estimator, artifact, config, known)
         except ServingError:
             raise
         except Exception as error:  # whatever attributes that scikit-learn never wrote lead to
             kind = type(estimator).__name__
             raise ArtifactError(f"{artifact}: its {kind} is not as scikit-learn fits one: {plain(error)}") from error
 
-    def _serve(self, estimator: Any, artifact: Path, config: ModelConfig) -> Container:
+    def _serve(self, estimator: Any, artifact: Path, config: ModelConfig, known: ModelSpec | None) -> Container:
         method = config.sklearn.method
         _check_estimator(estimator, method, artifact)
         features.by_position(estimator)
@@ -120,6 +122,10 @@ class SklearnKind:
         _run_alone(estimator)
         # It was fitted with a data frame's names; here columns are in their order.
         warnings.filterwarnings("ignore", message="X does not have valid feature names", category=UserWarning)
+        if known is not None and config.sklearn.engine == "sklearn" and _fits(known, reads, method):
+            container = SklearnContainer(estimator, method, reads, known)
+            if proof.runs(container.answer, reads):
+                return container
         draft = SklearnContainer(estimator, method, reads, _spec(reads, (), ""))
         rows, answers, failure = proof.tried(draft.answer, reads)
         if not answers and reads.specs[0].datatype == features.FLOAT:
@@ -186,6 +192,12 @@ def _spec(reads: Features, outputs: tuple[TensorSpec, ...], why_not: str, missin
     )
 
 
+def _fits(known: ModelSpec, reads: Features, method: str) -> bool:
+    """Whether that spec may have been proved of an estimator that reads this, and needs no wider numbers than it says."""
+    again = _spec(reads, known.outputs, known.why_not_batched, known.conventions.missing)
+    return known == again and len(known.outputs) == 1 and known.outputs[0].name == method
+
+
 def _output(estimator: Any, method: str, answer: Array, said: Sequence[TensorConfig], artifact: Path) -> TensorSpec:
     where = f"{artifact}: {type(estimator).__name__}.{method}"
     if answer.dtype.kind == "U" or (answer.dtype == object and all(isinstance(one, str) for one in answer.flat)):
@@ -220,6 +232,13 @@ def _labels(estimator: Any, method: str, answer: Array) -> tuple[str, ...]:
 
 
 def _limits() -> Any:
+    """What sets the threads of all libraries that are loaded now."""
+    return _controller(len(sys.modules))
+
+
+@lru_cache(maxsize=1)
+def _controller(_: int) -> Any:
+    # Finding the libraries takes milliseconds, and a library comes with a module that was not there before.
     return importlib.import_module("threadpoolctl").ThreadpoolController()
 
 

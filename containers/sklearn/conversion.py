@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from containers.onnx.session import open_session
+from containers.onnx.session import open_session, shrink_arena
 from serving.contract import Array, Container, ModelConfig, ModelSpec
 from serving.datatypes import BYTES
 from serving.errors import ConfigurationError, MissingExtra, ModelFailure
@@ -56,6 +56,7 @@ class ConvertedContainer:
     def close(self) -> None:
         """Frees the session once the run in progress, if any, has ended."""
         self._run = _closed
+        shrink_arena()
 
 
 def convert(estimator: Any, usual: Container, method: str, config: ModelConfig, artifact: Path) -> ConvertedContainer:

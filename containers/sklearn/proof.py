@@ -34,6 +34,16 @@ def tried(run: Run, features: Features) -> tuple[list[list[Array]], list[Array],
     return [], [], failure
 
 
+def runs(run: Run, features: Features) -> bool:
+    """Whether the estimator takes a row of zeros: one that needs wider numbers takes none, and is told by it."""
+    row = [_array(features, position, _constant(0), 0) for position in range(len(features.specs))]
+    try:
+        run(row)
+    except ServingError:
+        return False
+    return True
+
+
 def why_not_batched(run: Run, rows: list[list[Array]], answers: list[Array]) -> str:
     """Why rows may not be merged; "" where they may."""
     for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from time import perf_counter, thread_time
 from typing import Final
 
 import numpy as np
 
-from containers.onnx.session import plain, runtime
+from containers.onnx.session import plain, runtime, share_arena
 from containers.trees.graph import INPUT, OUTPUT
 from serving.contract import Array
 from serving.errors import ArtifactError, ModelFailure, ServingError
@@ -52,6 +53,7 @@ def open_graph(graph: bytes, where: str) -> Predict:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    share_arena(ort, options)
     try:
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -81,7 +83,7 @@ class Engines:
         self._quick = quick
         self._features = features
         self._native = quick
-        self._open_native: Callable[[], Predict] | None = open_native
+        self._open_native = open_native
         self._name = name
         self._worth_s = worth_s
         self._spent_s = 0.0
@@ -108,24 +110,33 @@ class Engines:
             if self._spent_s < self._worth_s or self.opening is not None:
                 return
             self._look_from = NEVER
-            self.opening = threading.Thread(target=self._open, name=f"{self._name}-native", daemon=True)
+            # It does not hold the model, which may be closed meanwhile.
+            said = weakref.ref(self), self._open_native, self._quick, self._features, self._name
+            self.opening = threading.Thread(target=_open, args=said, name=f"{self._name}-native", daemon=True)
             self.opening.start()
 
-    def _open(self) -> None:
-        opener, self._open_native = self._open_native, None
-        if opener is None:
-            return
-        try:
-            self._native = opener()
-            found = crossover(self._quick, self._native, self._features)
-        except ServingError as error:
-            log.warning("model %s stays with ONNX Runtime for large batches: %s", self._name, error)
-        except BaseException:
-            log.exception("model %s stays with ONNX Runtime for large batches", self._name)
-        else:
+    def opened(self, native: Predict, found: int) -> None:
+        """The library is there, and quicker from so many rows on."""
+        self._native = native
+        self.native_from = self._look_from = found
+
+
+def _open(
+    engines: weakref.ref[Engines], open_native: Callable[[], Predict], quick: Predict, features: int, name: str
+) -> None:
+    try:
+        native = open_native()
+        found = crossover(quick, native, features) if engines() is not None else NEVER
+    except ServingError as error:
+        if engines() is not None:
+            log.warning("model %s stays with ONNX Runtime for large batches: %s", name, error)
+    except BaseException:
+        log.exception("model %s stays with ONNX Runtime for large batches", name)
+    else:
+        if (there := engines()) is not None:
             size = "no size" if found == NEVER else f"{found} rows and more"
-            log.info("model %s runs batches of %s natively", self._name, size)
-            self.native_from = self._look_from = found
+            log.info("model %s runs batches of %s natively", name, size)
+            there.opened(native, found)
 
 
 def crossover(quick: Predict, native: Predict, features: int) -> int:

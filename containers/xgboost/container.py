@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from containers.trees.container import (
     Answer,
@@ -28,7 +27,7 @@ from containers.trees.loading import content_of, converted, unchanged
 from containers.xgboost import booster, document, native, objectives
 from containers.xgboost.booster import Facts
 from containers.xgboost.selection import select
-from serving.contract import Conventions, ModelConfig, TensorSpec
+from serving.contract import Conventions, ModelConfig, ModelSpec
 from serving.errors import ArtifactError, ConfigurationError
 
 EXTRA: Final = "xgboost"
@@ -52,7 +51,7 @@ class XGBoostKind:
         found = _boosters(path)
         return path if len(found) > 1 else next(iter(found), None)
 
-    def load(self, artifact: Path, config: ModelConfig) -> TreesContainer:
+    def load(self, artifact: Path, config: ModelConfig, known: ModelSpec | None = None) -> TreesContainer:
         """Loads a booster, or the boosters of a directory, whose predictions are averaged, or vote for a class.
 
         Raises `ArtifactError` for what is no booster or too new, `ConfigurationError` and `MissingExtra`.
@@ -77,10 +76,11 @@ class XGBoostKind:
         members = [member for _, member in found]
         combine = vote if facts.objective in objectives.LABELS else mean
         predict = open_engines(members, engine, combine, facts.features, config.name or artifact.name)
-        outputs: tuple[TensorSpec, ...] = (score(predict(np.zeros((1, facts.features), np.float32))),)
         answer: Answer = alone
         if keys := environment.get("SAGEMAKER_INFERENCE_OUTPUT"):
             outputs, answer = select(keys, facts.objective, facts.groups)
+        else:
+            outputs = (score(predict, facts.features, known),)
         platform = "xgboost" if engine == "auto" else f"xgboost_{engine}"
         spec = describe(artifact, config, facts.features, facts.names, outputs, platform)
         return TreesContainer(

@@ -48,7 +48,7 @@ class _Sink(asyncio.Transport):
 class _Echo(DataPlane):
     """A data plane that answers at once, so that only the lane is measured."""
 
-    def invoke(self, head: Head, body: Buffer, reply: Reply) -> None:
+    def invoke(self, head: Head, body: Buffer, reply: Reply, arrived: float = 0.0) -> None:
         connection: Any = reply
         connection._next(head)
 

@@ -66,7 +66,7 @@ class Outcomes:
         return found
 
 
-class _Connection:
+class Connection:
     """One kept-alive connection with at most one request in flight."""
 
     __slots__ = ("buffer", "index", "need", "sock", "unsent")
@@ -111,8 +111,8 @@ class OpenLoop:
         self.arrivals = arrivals
         self.limit = connections
         self.check = check
-        self.idle: list[_Connection] = []
-        self.open: dict[int, _Connection] = {}
+        self.idle: list[Connection] = []
+        self.open: dict[int, Connection] = {}
         self.waiting: deque[int] = deque()
         self.poll = select.epoll()
         count = len(arrivals)
@@ -163,7 +163,7 @@ class OpenLoop:
         if self.idle:
             connection = self.idle.pop()
         elif len(self.open) < self.limit:
-            connection = _Connection(self.port)
+            connection = Connection(self.port)
             self.open[connection.sock.fileno()] = connection
             self.poll.register(connection.sock.fileno(), select.EPOLLIN)
         else:
@@ -173,7 +173,7 @@ class OpenLoop:
         connection.unsent = self.requests[index % len(self.requests)]
         self._write(connection)
 
-    def _write(self, connection: _Connection) -> None:
+    def _write(self, connection: Connection) -> None:
         try:
             count = connection.sock.send(connection.unsent)
         except BlockingIOError:
@@ -208,7 +208,7 @@ class OpenLoop:
             connection.buffer += data
             self._answered(connection)
 
-    def _answered(self, connection: _Connection) -> None:
+    def _answered(self, connection: Connection) -> None:
         if connection.index < 0:
             raise BadAnswer(f"an answer that nobody asked for: {connection.buffer[:200]!r}")
         found = connection.answer()
@@ -226,7 +226,7 @@ class OpenLoop:
         if self.waiting:
             self._send(self.waiting.popleft())
 
-    def _lost(self, connection: _Connection) -> None:
+    def _lost(self, connection: Connection) -> None:
         """The server closed: an error only for the request in flight."""
         index, connection.index = connection.index, -1
         self._close(connection)
@@ -240,7 +240,7 @@ class OpenLoop:
         self.status[index] = status
         self.unfinished -= 1
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: Connection) -> None:
         self.open.pop(connection.sock.fileno(), None)
         with contextlib.suppress(ValueError):
             self.idle.remove(connection)

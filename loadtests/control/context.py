@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,8 +68,14 @@ class Context:
         return archives(self.folder / "control", count)
 
     @contextlib.contextmanager
-    def server(self, state_dir: Path | None = None, with_s3: int | None = None) -> Iterator[Server]:
-        """A server on the server core with one worker; its state is its own unless given. `with_s3` is a port."""
+    def server(
+        self,
+        state_dir: Path | None = None,
+        with_s3: int | None = None,
+        environment: Mapping[str, str] = KEYS,
+        core: int | None = None,
+    ) -> Iterator[Server]:
+        """A server with one worker, on the server core unless told; its state is its own unless given. `with_s3` is a port."""
         port = free_port()
         program = Path(self.executable).absolute() if self.executable else Path(sys.executable).parent / "serving"
         with tempfile.TemporaryDirectory(prefix="bench-state-") as fresh:
@@ -82,7 +88,8 @@ class Context:
             ]
             if with_s3 is not None:
                 command += ["--with-s3", "--s3-port", str(with_s3)]
-            with servers.running(OURS, Launch(command, READY, KEYS), port, str(self.server_core)) as server:
+            where = str(self.server_core if core is None else core)
+            with servers.running(OURS, Launch(command, READY, environment), port, where) as server:
                 yield server
 
     def populated(self) -> Path:

@@ -41,17 +41,16 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured figure with the ends of its interval (both the value itself where it has none)."""
+    """A measured figure with the ends of its interval (both the value itself where it has none).
+
+    `target` is what it has to reach, if anything.
+    """
 
     name: str
     value: float
     low: float
     high: float
-
-    @property
-    def target(self) -> Target | None:
-        """What the figure has to reach, if anything."""
-        return TARGETS.get(self.name)
+    target: Target | None = None
 
     @property
     def holds(self) -> bool | None:
@@ -69,9 +68,11 @@ class Figure:
 
 @dataclass
 class Report:
-    """Everything that one run found."""
+    """Everything that one run found; `targets` by the figure's name."""
 
     machine: Mapping[str, str]
+    title: str = "Control plane"
+    targets: Mapping[str, Target] = field(default_factory=lambda: TARGETS)
     times: list[Times] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -84,17 +85,18 @@ class Report:
 
     def figure(self, name: str, value: float | Interval) -> Figure:
         """Records a figure."""
+        target = self.targets.get(name)
         found = (
-            Figure(name, value.value, value.low, value.high)
+            Figure(name, value.value, value.low, value.high, target)
             if isinstance(value, Interval)
-            else Figure(name, value, value, value)
+            else Figure(name, value, value, value, target)
         )
         self.figures.append(found)
         return found
 
     def markdown(self) -> str:
         """The report as a Markdown section."""
-        parts = ["## Control plane", "", *(f"- {name}: {value}" for name, value in self.machine.items())]
+        parts = [f"## {self.title}", "", *(f"- {name}: {value}" for name, value in self.machine.items())]
         parts += [f"- {note}" for note in self.notes]
         parts += [f"- not measured: {case}: {why}" for case, why in self.failed.items()]
         if self.times:

@@ -41,7 +41,14 @@ def give_back() -> None:
 class Freed:
     """What one loop's models freed, given back to the system on a thread: not for each of them, and seldom."""
 
-    def __init__(self, every_s: float = EVERY_S, quiet_s: float = QUIET_S, enough: int = ENOUGH) -> None:
+    def __init__(
+        self,
+        every_s: float = EVERY_S,
+        quiet_s: float = QUIET_S,
+        enough: int = ENOUGH,
+        give_back: Callable[[], None] = give_back,
+    ) -> None:
+        self._give_back = give_back
         self._every_s = every_s
         self._quiet_s = quiet_s
         self._enough = enough
@@ -49,6 +56,7 @@ class Freed:
         self._bytes = 0
         self._last = self._loop.time() - every_s
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def add(self, bytes_: int) -> None:
@@ -65,18 +73,19 @@ class Freed:
     def _arm(self) -> None:
         due = self._last + self._every_s if self._bytes >= self._enough else self._loop.time() + self._quiet_s
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._due <= due:
                 return
             self._timer.cancel()
+        self._due = due
         self._timer = self._loop.call_at(due, self._start)
 
     def _start(self) -> None:
         self._timer = None
         self._bytes = 0
-        self._task = self._loop.create_task(self._give_back())
+        self._task = self._loop.create_task(self._run())
 
-    async def _give_back(self) -> None:
-        await apart(give_back, "give-back")
+    async def _run(self) -> None:
+        await apart(self._give_back, "give-back")
         self._last = self._loop.time()
         self._task = None
         if self._bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_dtypes
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -18,9 +19,11 @@ from onnx import TensorProto, helper
 
 from containers.onnx.container import OnnxKind
 from containers.onnx.session import SESSION_OPTIONS, plain, too_old
+from loadtests.bench.proc import usage
 from serving.contract import BatchingConfig, Container, ContainerKind, ModelConfig, OnnxConfig, TensorConfig, TensorSpec
 from serving.datatypes import NUMPY
 from serving.errors import ArtifactError, ConfigurationError, InvalidInput, ModelFailure, ServingError
+from serving.runtime import profiles
 from tests.containers.graphs import ONNX_TYPES, constant, doubled, identity, node, outside, tensor, write
 
 KIND: ContainerKind = OnnxKind()
@@ -573,3 +576,117 @@ def test_what_a_container_holds_is_freed(file: Path) -> None:
     for _ in range(10):
         load(file).close()
     assert resident() - before < 40_000_000
+
+
+# ---------------------------------------------------------------- what is known, and what is left
+
+
+def resident() -> int:
+    found = usage(os.getpid())
+    assert found is not None
+    return found.rss_bytes
+
+
+def softmax_over_rows(path: Path) -> Path:
+    """A model whose rows influence each other."""
+    return write(path, [node("Softmax", "x", "y", axis=0)], [tensor("x")], [tensor("y")])
+
+
+def test_what_is_known_is_not_proved_again(file: Path) -> None:
+    proved = load(identity(file)).spec
+    # A spec that the proof would refute is only taken by who does not prove.
+    container = KIND.load(softmax_over_rows(file), ModelConfig(), proved)
+    assert container.spec == proved
+    assert KIND.load(file, ModelConfig()).spec.why_not_batched.startswith("rows influence each other")
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"inputs": (TensorSpec("x", "FP32", (-1, 4)),)},
+        {"inputs": (TensorSpec("x", "FP64", (-1, 3)),)},
+        {"inputs": (TensorSpec("z", "FP32", (-1, 3)),)},
+        {"inputs": ()},
+        {"outputs": (TensorSpec("y", "FP32", (-1,)),)},
+        {"outputs": (TensorSpec("y", "FP32", (-1, 3)),) * 2},
+        {"outputs": ()},
+        {"platform": "other"},
+        {"piece_rows": 7},
+        {"streams": True},
+    ],
+)
+def test_what_is_known_of_another_file_is_proved_again(file: Path, known: dict[str, Any]) -> None:
+    proved = load(identity(file)).spec
+    assert KIND.load(file, ModelConfig(), msgspec.structs.replace(proved, **known)).spec == proved
+    refuted = KIND.load(softmax_over_rows(file), ModelConfig(), msgspec.structs.replace(proved, **known)).spec
+    assert not refuted.batched
+
+
+def test_a_rank_that_only_runs_tell_may_be_known(file: Path) -> None:
+    nodes = [
+        node("Shape", "x", "shape"),
+        node("ReduceMax", "x", "largest", keepdims=0),
+        node("Mul", "largest zero", "nothing"),
+        node("Add", "nothing two", "end"),
+        node("Cast", "end", "whole", to=TensorProto.INT64),
+        node("Slice", "shape start whole", "again"),
+        node("Reshape", "x again", "y"),
+    ]
+    weights = [constant("zero", [0]), constant("two", [2]), constant("start", [0], np.int64)]
+    path = write(file, nodes, [tensor("x")], [tensor("y", None)], weights)
+    proved = load(path).spec
+    assert proved.batched, proved.why_not_batched
+    assert proved.outputs[0].shape == (-1, -1)
+    again = msgspec.structs.replace(proved, batched=False, why_not_batched="it is taken as it is")
+    assert KIND.load(path, ModelConfig(), again).spec == again
+
+
+def test_settings_that_what_is_known_refutes_are_refused(file: Path) -> None:
+    proved = load(softmax_over_rows(file)).spec
+    with pytest.raises(ConfigurationError, match="cannot be batched: rows influence each other"):
+        KIND.load(file, ModelConfig(batching=BatchingConfig(max_batch_size=4)), proved)
+
+
+def test_weights_in_another_file_are_part_of_what_was_proved(file: Path) -> None:
+    weights = file.parent / "w.bin"
+    file.parent.mkdir()
+    weights.write_bytes(np.array([1, 2, 3], np.float32).tobytes())
+    graph = [node("Mul", "x w", "y")]
+    write(file, graph, [tensor("x")], [tensor("y")], [outside("w.bin")])
+    place = profiles.place("onnx", file, ModelConfig())
+    assert place is not None
+    assert set(profiles.files(place) or ()) == {"model.onnx", "w.bin"}
+
+
+def test_what_the_largest_run_took_is_free_again(file: Path) -> None:
+    small = load(identity(file.with_name("small") / "model.onnx"))
+    path = write(
+        file,
+        [node("Exp", "x", "e"), node("Exp", "e", "y")],
+        [tensor("x", ("N", 1_000_000))],
+        [tensor("y", ("N", 1_000_000))],
+    )
+    container = load(path, ModelConfig(warmup=False))
+    rows = np.zeros((30, 1_000_000), np.float32)
+    before = resident()
+    container.execute([rows])
+    container.close()
+    assert resident() - before < 20_000_000
+    (got,) = small.execute([np.ones((2, 3), np.float32)])
+    assert got.tolist() == [[1.0] * 3] * 2
+
+
+def test_models_share_what_they_compute_with(file: Path) -> None:
+    path = write(
+        file,
+        [node("Exp", "x", "e"), node("Exp", "e", "y")],
+        [tensor("x", ("N", 1_000_000))],
+        [tensor("y", ("N", 1_000_000))],
+    )
+    rows = np.zeros((4, 1_000_000), np.float32)
+    containers = [load(path) for _ in range(12)]
+    containers[0].execute([rows])
+    before = resident()
+    for container in containers[1:]:
+        container.execute([rows])
+    assert resident() - before < 60_000_000

@@ -215,7 +215,8 @@ def test_nothing_of_a_closed_model_is_left(models: tuple[str, list[Path]], engin
     assert held
     container.close()
     assert [ref() for ref in held if ref() is not None] == []
-    assert churn.grown(churn.cycles(kind, artifacts, 300, SETTINGS, config)) == []
+    count = 300 if engine == "auto" else 40  # the documents are read anew for the libraries, which takes its time
+    assert churn.grown(churn.cycles(kind, artifacts, count, SETTINGS, config, held=4)) == []
 
 
 def _heavy(container: Container) -> list[object]:

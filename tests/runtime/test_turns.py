@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serving.runtime.turns import Turns, apart
+
+
+def threads() -> int:
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
 def play(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -136,3 +144,54 @@ def test_what_nobody_waits_for_any_more_may_end_as_it_likes() -> None:
         await asyncio.sleep(0.02)
 
     play(test)
+
+
+def test_what_is_done_apart_is_done_by_threads_that_stay() -> None:
+    async def test() -> None:
+        seen = set()
+        for _ in range(20):
+            seen.add(await apart(threading.get_ident, "who"))
+        assert len(seen) <= 2 + 1  # those that stay, and one that came while another had not yet gone to rest
+        before = threads()
+        gate = threading.Event()
+        crowd = [asyncio.ensure_future(apart(gate.wait, "wait")) for _ in range(20)]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*crowd)
+        while threads() > before + 2:  # noqa: ASYNC110 - it ends with the time of `play`
+            await asyncio.sleep(0.001)
+
+    play(test)
+
+
+def test_a_thread_is_called_what_it_does_and_keeps_nothing_of_it() -> None:
+    class Something:
+        pass
+
+    async def test() -> None:
+        something = Something()
+        gone = weakref.ref(something)
+
+        def work(held: Something = something) -> str:
+            return threading.current_thread().name
+
+        assert await apart(work, "first") == "first"
+        assert await apart(lambda: threading.current_thread().name, "second") == "second"
+        del work, something
+        while gone() is not None:  # noqa: ASYNC110 - it ends with the time of `play`
+            await asyncio.sleep(0.001)
+
+    play(test)
+
+
+def test_the_end_of_the_process_waits_for_nothing_that_hangs() -> None:
+    code = (
+        "import asyncio, threading\n"
+        "from serving.runtime.turns import apart\n"
+        "async def main():\n"
+        "    task = asyncio.ensure_future(apart(threading.Event().wait, 'hang'))\n"
+        "    assert await apart(lambda: 1, 'work') == 1\n"
+        "    task.cancel()\n"
+        "asyncio.run(main())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
