@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -90,7 +91,8 @@ OLDEST: Final = (1, 24, 4)
 def runtime() -> Any:
     """The onnxruntime module. Raises `MissingExtra`, also where it is too old to be safe."""
     # On import it makes a database in the home directory and would report to its maker (seen in 1.31).
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    if "onnxruntime" not in sys.modules:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         ort = importlib.import_module("onnxruntime")
     except ImportError as error:
@@ -106,6 +108,7 @@ def runtime() -> Any:
     return ort
 
 
+@cache
 def too_old(version: str) -> bool:
     """Whether that version of ONNX Runtime cannot be trusted with a model of unknown origin."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3]) < OLDEST

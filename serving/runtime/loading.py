@@ -23,17 +23,20 @@ from serving.settings import Settings
 log = logging.getLogger("serving.loading")
 
 _WARMUP_S = 0.4
-_RUNS = 3
+_RUNS = 2
 
 
 _ran: set[str] = set()
 """The container kinds of which something has run in this process, so that their libraries are imported and warm."""
 
 
-def load(container: str, artifact: Path, config: ModelConfig, settings: Settings) -> tuple[Container, Costs]:
+def load(
+    container: str, artifact: Path, config: ModelConfig, settings: Settings, most_rows: int | None = None
+) -> tuple[Container, Costs]:
     """A loaded, proved and warmed-up container with what its batches cost. Blocks; runs on a thread.
 
-    What a load proves and measures is remembered beside the artifact, and a later one takes it as given.
+    What a load proves and measures is remembered beside the artifact, and a later one takes it as given. `most_rows` bounds
+    the batches that it is warmed up with, where somebody waits for it; what larger ones cost is learned in service.
     """
     if config.response_cache and not settings.response_cache_bytes:
         raise ConfigurationError(
@@ -54,7 +57,7 @@ def load(container: str, artifact: Path, config: ModelConfig, settings: Settings
             if config.warmup and container not in _ran:
                 warm_up(loaded, 1)
         else:
-            measured = warm_up(loaded, policy.max_rows) if config.warmup else ()
+            measured = warm_up(loaded, min(policy.max_rows, most_rows or policy.max_rows)) if config.warmup else ()
             if place is not None and files is not None:
                 profiles.store(place, Profile(loaded.spec, measured, files))
     except BaseException:
