@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -41,6 +42,8 @@ class CopyIndex:
         self._lock = Lock()
         self._descriptor = -1
         self._idle = 0
+        self._is_torn = False
+        """The last line was cut short by a full disk."""
 
     def read(self, boot: str) -> list[Facts]:
         """The copies in the order in which they were made; none where the machine has been started since."""
@@ -53,12 +56,19 @@ class CopyIndex:
             return []
 
     def begin(self, boot: str, copies: Iterable[Facts]) -> None:
-        """Makes the file anew, with these copies. Raises `OSError`."""
+        """Makes the file anew, with these copies; on a full disk the one that is there goes on. Raises `OSError`."""
         part = self._file.with_name(f".{self._file.name}")
-        with part.open("wb") as out:
-            out.write(f"{boot}\n".encode())
-            out.writelines(_encoded(facts) for facts in copies)
-        part.replace(self._file)
+        try:
+            with part.open("wb") as out:
+                out.write(f"{boot}\n".encode())
+                out.writelines(_encoded(facts) for facts in copies)
+            part.replace(self._file)
+            self._is_torn = False
+        except OSError:
+            part.unlink(missing_ok=True)
+            if not self.read(boot):
+                raise
+            self._is_torn = True
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -67,17 +77,27 @@ class CopyIndex:
     def made(self, facts: Facts) -> None:
         """A copy is whole. Raises `OSError`."""
         with self._lock:
-            os.write(self._descriptor, _encoded(facts))
+            self._append(facts)
 
     def gone(self, place: str) -> None:
         """A copy is about to be removed."""
         with self._lock, suppress(OSError):
-            os.write(self._descriptor, _encoded(place))
             self._idle += 1
+            self._append(place)
             if self._idle >= _MOST_IDLE:
                 with self._file.open("rb") as lines:
                     boot = lines.readline().decode().strip()
                     self.begin(boot, list(_whole(lines)))
+
+    def _append(self, line: _Line) -> None:
+        text = _encoded(line)
+        if self._is_torn:
+            # What was cut short must not take this line with it.
+            text = b"\n" + text
+        written = os.write(self._descriptor, text)
+        self._is_torn = written < len(text)
+        if self._is_torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Ends the use of the file."""

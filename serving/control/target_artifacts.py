@@ -242,7 +242,11 @@ class TargetArtifacts:
             if revision and revision_of(await self._look(url)) == revision:
                 return None
         elif await self._is_current(copy) and self._copies.hold(copy):
-            return copy, 0.0
+            if self._copies.files(copy).exists():
+                return copy, 0.0
+            # Others removed it, as those do that tidy up /tmp.
+            await asyncio.to_thread(self._copies.discard, copy, "lost")
+            self._let_go(copy)
         try:
             return await self._fetched(url, wiring)
         except (ObjectDenied, ObjectStoreUnavailable) as error:

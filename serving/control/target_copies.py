@@ -44,6 +44,9 @@ _INDEX: Final = "index"
 _OBJECT: Final = ".object"
 """What follows the name of a copy's folder in that of the fetched archive beside it."""
 
+_GONE: Final = ".gone"
+"""What follows it while the copy is removed."""
+
 _BLOCK_BYTES: Final = 4096
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -275,6 +278,10 @@ def _remove(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError:
+        # Under another name first: a full disk may not take the index's line, and half of a copy must not pass for one.
+        gone = path.with_name(f"{path.name}{_GONE}")
+        with suppress(OSError):
+            path = path.rename(gone)
         shutil.rmtree(path, ignore_errors=True)
 
 

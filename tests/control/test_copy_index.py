@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,3 +66,39 @@ def test_it_does_not_grow_for_ever(index: CopyIndex, file: Path, monkeypatch: py
     index.made(facts("later"))
     index.close()
     assert CopyIndex(file).read("boot") == [facts("stays"), facts("later")]
+
+
+@contextmanager
+def no_room_beyond(size: int) -> Iterator[None]:
+    """No file grows beyond `size` bytes, as on a disk that fills up amid a line."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_line_that_the_disk_did_not_take_whole_costs_no_other(index: CopyIndex, file: Path) -> None:
+    index.made(facts("a"))
+    with no_room_beyond(file.stat().st_size + 10), pytest.raises(OSError, match="No space left"):
+        index.made(facts("b"))
+    index.made(facts("c"))
+    index.close()
+    assert CopyIndex(file).read("boot") == [facts("a"), facts("c")]
+
+
+def test_a_full_disk_does_not_cost_what_is_known(index: CopyIndex, file: Path) -> None:
+    index.made(facts("a"))
+    index.close()
+    with file.open("ab") as out:
+        out.write(b'["b","s3')
+    again = CopyIndex(file)
+    with no_room_beyond(8):
+        again.begin("boot", again.read("boot"))
+    again.made(facts("c"))
+    again.close()
+    assert CopyIndex(file).read("boot") == [facts("a"), facts("c")]
+    assert [path.name for path in file.parent.iterdir()] == ["index"]
+    with no_room_beyond(2), pytest.raises(OSError, match="too large"):
+        CopyIndex(file).begin("another", [])

@@ -19,6 +19,7 @@ import pytest
 
 from serving.contract import ModelConfig
 from serving.control import target_artifacts, target_copies
+from serving.control.copy_index import CopyIndex
 from serving.control.target_artifacts import Held, TargetArtifacts
 from serving.errors import BadRequest, LoadFailed, ServingError, TargetMissing, Unavailable
 from serving.objects.store import open_store
@@ -591,6 +592,41 @@ def test_a_copy_of_which_files_were_removed_does_not_count(shelf: Shelf, tmp_pat
     asyncio.run(located(make(shelf, tmp_path)))
     shutil.rmtree(copies(tmp_path)[0])
     assert read(asyncio.run(located(make(shelf, tmp_path)))) == A.encode()
+
+
+def test_half_of_a_copy_does_not_count_though_a_full_disk_took_no_note_of_its_end(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CopyIndex, "gone", lambda index, place: None)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **how: (path / "model.onnx").unlink())
+    artifacts = make(shelf, tmp_path, model_refresh_s=1e-9)
+
+    async def check() -> None:
+        (await located(artifacts)).release()
+        del shelf.objects[A]
+        with pytest.raises(TargetMissing):
+            await artifacts.locate(MANY, "a.tar.gz")
+
+    asyncio.run(check())
+    monkeypatch.undo()
+    shelf.set(A, packed({"model.onnx": A.encode()}))
+    again = make(shelf, tmp_path)
+    assert read(asyncio.run(located(again))) == A.encode()
+    assert len(copies(tmp_path)) == 1
+
+
+def test_a_copy_that_others_removed_is_fetched_again(artifacts: TargetArtifacts, shelf: Shelf, tmp_path: Path) -> None:
+    shelf.set(f"{PREFIX}plain.onnx", b"graph")
+
+    async def check() -> None:
+        for name, content in (("a.tar.gz", A.encode()), ("plain.onnx", b"graph")):
+            (await located(artifacts, name)).release()
+            shutil.rmtree(copies(tmp_path)[-1])
+            assert read(await located(artifacts, name)) == content
+
+    asyncio.run(check())
+    assert len(copies(tmp_path)) == 2
+    assert asked(shelf, "fetch") == [A, A, f"{PREFIX}plain.onnx", f"{PREFIX}plain.onnx"]
 
 
 def test_half_of_the_disk_is_what_copies_may_take_unless_said(artifacts: TargetArtifacts, tmp_path: Path) -> None:
