@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +24,7 @@ from serving.runtime.dataplane import DataPlane
 from serving.runtime.loading import load
 from serving.runtime.model import Model, Pulse
 from serving.runtime.multi_model import MultiModelEndpoint
+from serving.runtime.process_memory import in_use
 from serving.runtime.response_cache import ResponseCache
 from serving.runtime.routing import Endpoint, Snapshot
 from serving.runtime.statistics import VariantStatistics
@@ -75,7 +76,11 @@ class Holding:
         self._loads = loads
         self._pulse = Pulse()
         self._cache = ResponseCache(settings.response_cache_bytes)
-        self.targets = Targets(settings, source, self._target)
+        self.bodies: Callable[[], int] = int
+        """What the bodies of requests take of memory, in bytes."""
+        self._grown: dict[Endpoint, int] = {}
+        """By how much the process grew when it loaded what is no target."""
+        self.targets = Targets(settings, source, self._target, beside=self._beside)
         self._multi: dict[str, MultiModelEndpoint] = {}
         self._served: dict[tuple[str, str], Loaded] = {}
         self._prepared: dict[int, Loaded | None] = {}
@@ -155,6 +160,9 @@ class Holding:
             # Whoever says so knows that what was broken is whole now.
             self.targets.copy((endpoint, target))
             await multi.load(target)
+            if not multi.targets.prefix:
+                # Nothing that a caller of the container contract loaded goes unless that caller says so.
+                self.targets.pin((endpoint, target))
         else:
             self.targets.unload((endpoint, target), "its caller had it unloaded")
 
@@ -187,6 +195,7 @@ class Holding:
         started = perf_counter()
         artifact = Path(wiring.artifact)
         number = await self._loads.began(call, wiring)
+        before = in_use()
         try:
             work = partial(load, wiring.container, artifact, wiring.config, self._settings)
             container, costs = await apart(work, "load")
@@ -202,7 +211,10 @@ class Holding:
         )
         key = (wiring.name, wiring.variant)
         statistics = self._statistics.setdefault(key, VariantStatistics(*key))
-        return Endpoint(wiring.name, wiring.variant, model, InputPlan(container.spec, wiring.config.name), statistics)
+        plan = InputPlan(container.spec, wiring.config.name)
+        endpoint = Endpoint(wiring.name, wiring.variant, model, plan, statistics)
+        self._grown[endpoint] = max(in_use() - before, 0)
+        return endpoint
 
     def _target(self, container: Container, wiring: EndpointWiring, costs: Costs) -> Model:
         model = make_model(self._cache, container, wiring.config, costs, self._pulse, _TARGET_HISTORY)
@@ -216,7 +228,8 @@ class Holding:
             return known
         key = (wiring.name, wiring.variant)
         statistics = self._statistics.setdefault(key, VariantStatistics(*key))
-        return MultiModelEndpoint(wiring, statistics, self.targets, self._settings)
+        counts = known.counts if known is not None and known.variant == wiring.variant else None
+        return MultiModelEndpoint(wiring, statistics, self.targets, self._settings, counts)
 
     def _change_multi_models(self, multi: dict[str, MultiModelEndpoint]) -> None:
         before, self._multi = self._multi, multi
@@ -243,9 +256,14 @@ class Holding:
 
     def _drop(self, loaded: Loaded) -> None:
         """Closes a model that no snapshot holds, once it has answered everybody, and gives its memory back."""
-        loaded.endpoint.model.close(self._give_back)
+        loaded.endpoint.model.close(partial(self._give_back, loaded.endpoint))
 
-    def _give_back(self) -> None:
+    def _beside(self) -> int:
+        """What this process takes of memory beside its targets, as far as is known."""
+        return self._cache.bytes + self.bodies() + sum(self._grown.values())
+
+    def _give_back(self, endpoint: Endpoint) -> None:
+        self._grown.pop(endpoint, None)
         asyncio.get_running_loop().run_in_executor(None, memory.give_back)
 
 

@@ -112,6 +112,7 @@ class Worker:
         self._last_load = 0
         faces = Faces(begin.settings.region, begin.settings.account_id)
         self._lane = LaneState(self._plane, faces, Guard(begin.hosts, begin.origins), begin.settings)
+        self._holding.bodies = lambda: self._lane.in_flight_bytes
         self._loop = asyncio.get_running_loop()
         self._asks: dict[int, asyncio.Future[Any]] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -362,6 +363,7 @@ class Worker:
             connection.sweep()  # type: ignore[union-attr]
         if self._tls is not None:
             self._tls.reload_if_changed()
+        self._targets.tell_used()
         self._tell_held()
         self._loop.call_later(SWEEP_S, self._sweep)
 

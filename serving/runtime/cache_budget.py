@@ -61,10 +61,12 @@ class CacheBudget:
         return ceil(estimate * self.scale)
 
     def measure(self, bytes_: int) -> None:
-        """Takes what all models really take. Without any loaded it says nothing of estimates; what loads is half there."""
+        """Takes what all models really take; what loads is half there. Without any it says nothing of estimates, but a scale
+        that makes them larger ends: one that lets none in would never be measured again."""
         self.measured = bytes_
         estimated = self.loaded + self.unloading + self.loading // 2
         if estimated == 0:
+            self.scale = min(self.scale, 1.0)
             return
         prior = min(self.bytes * _PRIOR_SHARE, _PRIOR_BYTES)
         found = (bytes_ + prior) / (estimated + prior)

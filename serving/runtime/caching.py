@@ -14,7 +14,7 @@ from typing import Any
 
 from serving.codecs.base import Asked, Encoded
 from serving.contract import Array, Container, ModelConfig
-from serving.errors import InternalError, ServingError
+from serving.errors import InternalError, ServingError, Unloaded
 from serving.runtime.batcher import DONE
 from serving.runtime.costs import Costs
 from serving.runtime.invocation import Destination, Invocation
@@ -54,6 +54,8 @@ class CachingModel(Model):
 
     def submit(self, item: Invocation) -> None:
         """Takes a request; see `Model.submit`. Its reply may be called before this returns."""
+        if self._refusing:
+            raise Unloaded(f"model '{self.name}' was unloaded")
         if max(item.head.length, sum(map(len, item.columns))) > BULK_BYTES:
             find = partial(key_of, item.rows, item.signature, item.columns)
             self.on_thread(find, partial(self._found, item))
@@ -106,7 +108,7 @@ class CachingModel(Model):
             outputs = self._partition.get(key)
         if outputs is None:
             item.route = _Keeping(item.route, key, self._partition)
-            super().submit(item)
+            self.take(item)
             return
         item.enqueued = now
         item.state = DONE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from time import perf_counter
 
@@ -13,7 +14,7 @@ from serving.contract import Array
 from serving.errors import InternalError, NotReady, ServingError, Unloaded
 from serving.runtime.invocation import Head, Invocation, Reply
 from serving.runtime.model import BULK_BYTES
-from serving.runtime.routing import Absent, Endpoint, Route, Snapshot
+from serving.runtime.routing import Absent, Endpoint, Moved, Route, Snapshot
 from serving.runtime.statistics import VariantStatistics
 from serving.runtime.streaming import PartStream
 
@@ -39,24 +40,24 @@ class DataPlane:
 
         `arrived`: it goes on, and this is when it came (seconds of `time.perf_counter`).
         """
-        goes_on = arrived > 0.0
-        if not goes_on:
-            arrived = perf_counter()
+        began = perf_counter()
+        arrived = arrived or began
         route = head.route
+        looked_up = route is None
         try:
             if route is None or route.snapshot is not self.snapshot:
                 route = head.route = None
                 route = head.route = self.snapshot.route(head)
             if len(body) > BULK_BYTES:
-                self._invoke_bulk(head, route, body, reply, arrived)
+                self._invoke_bulk(head, route, body, reply, arrived, began)
                 return
-            self._enqueue(head, route, route.decode(body), reply, arrived)
+            self._enqueue(head, route, route.decode(body), reply, arrived, began)
         except Absent as absent:
             absent.endpoint.take(self, head, body, reply, arrived)
         except Unloaded as error:
             # The model went after the head was routed to it, or was replaced.
             head.route = None
-            if goes_on:
+            if looked_up:
                 self._refuse(head, route, reply, error, arrived)
             else:
                 self.invoke(head, body, reply, arrived)
@@ -81,7 +82,8 @@ class DataPlane:
             try:
                 return self.snapshot.find(head)
             except Absent as absent:
-                await absent.endpoint.load(absent.target, head.timeout_s)
+                with suppress(Moved):
+                    await absent.endpoint.load(absent.target, head.timeout_s)
 
     async def stream(self, head: Head, body: Buffer, frame: Callable[[bytes], bytes]) -> PartStream:
         """Opens the stream of a request to a model whose container streams, and begins its first part.
@@ -93,22 +95,12 @@ class DataPlane:
         route: Route | None = None
         try:
             route = await self._routed(head)
-            if len(body) <= BULK_BYTES:
-                decoded = route.decode(body)
-            else:
-                decoded = await asyncio.to_thread(route.decode, body)
-                while route.endpoint is not await self.settled(head):
-                    # Its model may have been replaced meanwhile, and closed.
-                    route = await self._routed(head)
-                    decoded = await asyncio.to_thread(route.decode, body)
-            if route.model.streams is None:
-                raise NotReady(f"model '{route.model.name}' does not answer in parts any more")
-            asked = decoded[3]
-            timeout_s = route.timeout_s
-            if asked is not None and asked.timeout_us:
-                timeout_s = min(timeout_s, asked.timeout_us * 1e-6)
-            encode = partial(_encode_part, route, asked, frame)
-            return route.model.streams.start(decoded, encode, route.statistics, arrived, timeout_s)
+            # It may be replaced or unloaded meanwhile, but is not closed.
+            route.model.hold()
+            try:
+                return await self._open(route, body, frame, arrived)
+            finally:
+                route.model.release()
         except ServingError as error:
             self._count(route, error)
             raise
@@ -118,6 +110,17 @@ class DataPlane:
             self._count(route, failure)
             raise failure from error
 
+    async def _open(self, route: Route, body: Buffer, frame: Callable[[bytes], bytes], arrived: float) -> PartStream:
+        decoded = route.decode(body) if len(body) <= BULK_BYTES else await asyncio.to_thread(route.decode, body)
+        if route.model.streams is None:
+            raise NotReady(f"model '{route.model.name}' does not answer in parts any more")
+        asked = decoded[3]
+        timeout_s = route.timeout_s
+        if asked is not None and asked.timeout_us:
+            timeout_s = min(timeout_s, asked.timeout_us * 1e-6)
+        encode = partial(_encode_part, route, asked, frame)
+        return route.model.streams.start(decoded, encode, route.statistics, arrived, timeout_s)
+
     async def _routed(self, head: Head) -> Route:
         while True:
             await self.settled(head)
@@ -126,9 +129,12 @@ class DataPlane:
             except Absent:
                 continue
 
-    def _enqueue(self, head: Head, route: Route, decoded: Decoded, reply: Reply, arrived: float) -> None:
+    def _enqueue(self, head: Head, route: Route, decoded: Decoded, reply: Reply, arrived: float, began: float) -> None:
         rows, columns, signature, asked = decoded
-        deadline = arrived + route.timeout_s
+        # The model's own limit is none on how long it takes to be loaded.
+        deadline = began + route.timeout_s
+        if head.timeout_s is not None:
+            deadline = min(deadline, arrived + head.timeout_s)
         priority = route.model_priority
         if asked is not None:
             if asked.timeout_us:
@@ -139,14 +145,14 @@ class DataPlane:
         reply.invocation = invocation
         route.model.submit(invocation)
 
-    def _invoke_bulk(self, head: Head, route: Route, body: Buffer, reply: Reply, arrived: float) -> None:
+    def _invoke_bulk(self, head: Head, route: Route, body: Buffer, reply: Reply, arrived: float, began: float) -> None:
         def then(decoded: Decoded, error: BaseException | None) -> None:
             if reply.closed:
                 return
             try:
                 if error is not None:
                     raise error
-                self._enqueue(head, route, decoded, reply, arrived)
+                self._enqueue(head, route, decoded, reply, arrived, began)
             except Unloaded:
                 head.route = None
                 self.invoke(head, body, reply, arrived)

@@ -151,17 +151,23 @@ class Model:
         """Requests that came back from it, well or not."""
         self.rested: Callable[[], None] = _nobody
         """Called each time it goes out of use."""
-        self._on_threads = 0
+        self._held = 0
         self.streams: Streams | None = None
         if container.spec.streams:
             streaming = cast("StreamingContainer", container)
-            self.streams = Streams(config.name, streaming, config.streaming, config.slots, self._hold, self._release)
+            self.streams = Streams(config.name, streaming, config.streaming, config.slots, self.hold, self.release)
         self.priority = config.batching.default_priority or (config.batching.priority_levels + 1) // 2
 
     # ------------------------------------------------------------------ what callers do
 
     def submit(self, item: Invocation) -> None:
         """Takes a request. Raises `Overloaded`, `Unloaded` or `InvalidInput`; otherwise its reply will be called."""
+        if self._refusing:
+            raise Unloaded(f"model '{self.name}' was unloaded")
+        self.take(item)
+
+    def take(self, item: Invocation) -> None:
+        """Takes a request that was let in before; raises as `submit` does, but for `Unloaded`."""
         if item.rows > self.batcher.policy.max_rows and item.rows > (piece := self._piece_rows()):
             Oversize(self, item, piece).start()
         else:
@@ -169,8 +175,6 @@ class Model:
 
     def enqueue(self, item: Invocation, admitted: bool = False) -> None:
         """Queues a request of at most a batch; `admitted`: it was let in before, and is not refused now."""
-        if self._refusing and not admitted:
-            raise Unloaded(f"model '{self.name}' was unloaded")
         if item.priority > self.batcher.policy.levels:
             raise InvalidInput(
                 f"priority {item.priority} is over the {self.batcher.policy.levels} levels of model '{self.name}'"
@@ -229,16 +233,18 @@ class Model:
     @property
     def in_use(self) -> bool:
         """Whether anything is queued, runs, or is decoded, encoded or streamed."""
-        return self._busy or self._on_threads > 0
+        return self._busy or self._held > 0
 
-    def close(self, done: Callable[[], None] | None = None, *, refuse: bool = False) -> None:
+    def retire(self) -> None:
+        """Takes no more requests, which are told that it is `Unloaded`; what is under way is answered."""
+        self._refusing = True
+
+    def close(self, done: Callable[[], None] | None = None) -> None:
         """Ends the model once its queue and runs are empty, then calls `done`.
 
-        What found its way here before (a body that is still decoded) is taken until then, or, with `refuse`, told that
-        it is `Unloaded`.
+        What found its way here before (a body that is still decoded) is taken until then, unless it has retired.
         """
         self._closing = done or _nobody
-        self._refusing = refuse
         if not self.in_use:
             self._end()
 
@@ -296,7 +302,7 @@ class Model:
         elif self._busy and not self._ticking:
             self._busy = False
             pulse.busy -= 1
-            if not self._on_threads:
+            if not self._held:
                 self._rest()
 
     def _start(self, batch: Batch[Invocation], now: float) -> None:
@@ -471,7 +477,7 @@ class Model:
         if self._bulk is None:
             self._bulk = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-bulk")
         loop = self._loop
-        self._hold()
+        self.hold()
 
         def run() -> None:
             try:
@@ -484,16 +490,17 @@ class Model:
             try:
                 then(result, error)
             finally:
-                self._release()
+                self.release()
 
         self._bulk.submit(run)
 
-    def _hold(self) -> None:
-        """Something beside the batches needs the model until `_release`."""
-        self._on_threads += 1
+    def hold(self) -> None:
+        """Something beside the batches needs the model until `release`."""
+        self._held += 1
 
-    def _release(self) -> None:
-        self._on_threads -= 1
+    def release(self) -> None:
+        """It does not any more."""
+        self._held -= 1
         if not self.in_use:
             self._rest()
 

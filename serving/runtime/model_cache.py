@@ -12,6 +12,7 @@ The rules:
 2. Room comes first: a model is loaded once its estimate fits beside all that is held. For that models are unloaded, in
    the policy's order and only as many as needed; never one that is in use or pinned, and none at all where all that may
    go would not suffice.
+   A load that takes longer than `slow_s` no longer counts among the `loads`, so that those that hang hold up no others.
 3. A model for which no room can be made waits until something goes out of use, and others pass it where they find room.
    When it has waited for `turn_s` it has the turn: nobody passes it for as long again; then others may pass once more. So
    a large model gets what falls free, and costs the others at most every second turn. Without anybody who waits it gives
@@ -69,6 +70,7 @@ class ModelCache(Generic[K, W, H, L]):
         refresh_s: float = 60.0,
         wait_s: float = 60.0,
         turn_s: float = 1.0,
+        slow_s: float = 5.0,
         missing_s: float = 1.0,
         broken_s: float = 30.0,
         broken_most_s: float = 600.0,
@@ -82,7 +84,10 @@ class ModelCache(Generic[K, W, H, L]):
         self._policy = policy
         self._in_use = in_use
         self._loads = loads
-        self._loading = 0
+        self._loading: dict[K, Fetch[K, L]] = {}
+        self._slow_s = slow_s
+        self._slow_at: float | None = None
+        """When a load that others wait behind no longer counts."""
         self._refresh_s = refresh_s
         self._wait_s = wait_s
         self._broken_s = broken_s
@@ -328,7 +333,7 @@ class ModelCache(Generic[K, W, H, L]):
     @property
     def wake_at(self) -> float | None:
         """When the cache is to be polled though nothing happened; None: never."""
-        times = (self._waiters.next_deadline, self._room.wake_at)
+        times = (self._waiters.next_deadline, self._room.wake_at, self._slow_at)
         return min((time for time in times if time is not None), default=None)
 
     def events(self, since: int = 0) -> list[Event[K]]:
@@ -348,7 +353,7 @@ class ModelCache(Generic[K, W, H, L]):
     def poll(self, now: float) -> Action[K, L, H, W] | None:
         """What to do next, asked until None."""
         self._expire(now)
-        self._changed = self._changed or self._room.due(now)
+        self._changed = self._changed or self._room.due(now) or (self._slow_at is not None and now >= self._slow_at)
         while self._outbox or self._rested or self._changed:
             # Whoever is served has its model in use before anything is judged by use.
             if self._outbox:
@@ -403,7 +408,7 @@ class ModelCache(Generic[K, W, H, L]):
             return None
         if not self._room.stuck:
             self._over = ""
-        decision = self._room.next(self._loads - self._loading, now)
+        decision = self._room.next(self._slots(now), now)
         if decision is None:
             return None
         verdict, entry, fetch, victims = decision
@@ -421,13 +426,20 @@ class ModelCache(Generic[K, W, H, L]):
             self._give_up_unwanted(entry, fetch, now)
         return None
 
+    def _slots(self, now: float) -> int:
+        """How many loads may be begun."""
+        fast = [fetch.began for fetch in self._loading.values() if now < fetch.began + self._slow_s]
+        slots = self._loads - len(fast)
+        self._slow_at = min(fast) + self._slow_s if slots <= 0 and self._room.queue else None
+        return slots
+
     def _begin_load(self, fetch: Fetch[K, L], now: float) -> Load[K, L]:
         located = fetch.located
         del fetch.located
         del self._room.queue[fetch.key]
         fetch.stage = Stage.LOADING
         fetch.began = now
-        self._loading += 1
+        self._loading[fetch.key] = fetch
         self.budget.loading += fetch.bytes
         return Load(fetch.key, located)
 
@@ -473,7 +485,7 @@ class ModelCache(Generic[K, W, H, L]):
         return entry, fetch
 
     def _end_loading(self, fetch: Fetch[K, L]) -> None:
-        self._loading -= 1
+        del self._loading[fetch.key]
         self.budget.loading -= fetch.bytes
         self._changed = True
 

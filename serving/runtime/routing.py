@@ -53,6 +53,10 @@ class Absent(Exception):
         self.target = target
 
 
+class Moved(BadRequest):
+    """The endpoint was deleted or updated while a request waited for a target of it: its head is to be looked up again."""
+
+
 class Route:
     """One head's way: decode, run, encode, count."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from serving.codecs.base import Buffer
 from serving.codecs.plan import InputPlan
 from serving.contract import Container
-from serving.errors import BadRequest, InternalError, LoadFailed, ServingError, encodable
+from serving.errors import InternalError, LoadFailed, NotReady, ServingError, encodable
 from serving.runtime.cache_actions import Drop, Load, Locate, Refuse, Serve, Unload
 from serving.runtime.cache_entry import EntryView
 from serving.runtime.cache_events import Event
@@ -30,9 +30,11 @@ from serving.runtime.eviction import policy
 from serving.runtime.footprint import Footprint
 from serving.runtime.invocation import Head, Reply
 from serving.runtime.loading import load
+from serving.runtime.memory import Freed
 from serving.runtime.model import Model
 from serving.runtime.model_cache import ModelCache
-from serving.runtime.routing import Endpoint
+from serving.runtime.process_memory import in_use
+from serving.runtime.routing import Endpoint, Moved
 from serving.runtime.turns import apart
 from serving.runtime.wiring import EndpointWiring, Located
 from serving.settings import Settings
@@ -46,7 +48,14 @@ log = logging.getLogger("serving.targets")
 Key = tuple[str, str]
 """An endpoint and a target."""
 
-PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_LEASE_S: Final = 4.0
+"""Workers tell what they want once a second, and give up what they have before others get it."""
+
+_LOCATES: Final = 1024
+"""Artifacts that are asked for at a time: the supervisor bounds what is fetched, and what is on disk is not to wait for it."""
+
+_PRELOAD_AGAIN_S: Final = 5.0
+"""How soon what is to be loaded from the beginning on, and could not be, is tried again."""
 
 _REST_S: Final = 0.001
 """What goes out of use is told to the cache once in so long: hot models do so thousands of times a second."""
@@ -92,7 +101,10 @@ class Waiter(Hashable, Protocol):
 
 
 class Targets:
-    """All targets of one worker, within what it may take of memory. Lives on one event loop."""
+    """All targets of one worker, within what it may take of memory. Lives on one event loop.
+
+    `beside`: bytes that this process takes for something else, as far as is known.
+    """
 
     def __init__(
         self,
@@ -100,10 +112,12 @@ class Targets:
         source: Source,
         make: Callable[[Container, EndpointWiring, Costs], Model],
         forwarder: Forwarder | None = None,
+        beside: Callable[[], int] = int,
     ) -> None:
         self._settings = settings
         self._source = source
         self._make = make
+        self._beside = beside
         self.forwarder = forwarder
         self.cache: ModelCache[Key, Waiter, Endpoint, tuple[int, Located]] = ModelCache(
             0,
@@ -111,6 +125,7 @@ class Targets:
             lambda endpoint: endpoint.model.in_use,
             refresh_s=settings.model_refresh_s,
             wait_s=settings.model_load_wait_s,
+            locates=_LOCATES,
         )
         self._footprint = Footprint()
         self._kinds: set[str] = set()
@@ -118,11 +133,15 @@ class Targets:
         self._baseline = 0
         self._endpoints: dict[str, MultiModelEndpoint] = {}
         self._loop = asyncio.get_running_loop()
+        self._freed = Freed()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._rested: dict[Key, Endpoint] = {}
         self._too_large = 0
+        self._leased = asyncio.Event()
+        self._in_vain: float = math.inf
+        """Estimates for which no lease came that suffices, since the last one came."""
         self._pressed = 0
         self._told = 0
         """The last event of the cache that was counted and logged."""
@@ -154,25 +173,30 @@ class Targets:
             del self._endpoints[endpoint.name]
         for target in endpoint.targets.pinned:
             self.cache.unpin((endpoint.name, target))
-        gone = BadRequest(f"Endpoint {endpoint.name} was deleted or updated meanwhile; try again")
-        self.cache.discard_where(lambda key: key[0] == endpoint.name, "its endpoint is gone", gone, perf_counter())
-        self._pump()
+        moved = Moved(f"Endpoint {endpoint.name} was deleted or updated meanwhile; try again")
+        for key in list(self.cache):
+            if key[0] == endpoint.name:
+                self._retire(key)
+        self.cache.discard_where(lambda key: key[0] == endpoint.name, "its endpoint is gone", moved, perf_counter())
+        # Who waited goes on with what takes its place, which may be added after this.
+        self._loop.call_soon(self._pump)
 
     # ------------------------------------------------------------------ callers
 
-    def want(self, key: Key, waiter: Waiter, deadline: float) -> None:
+    def want(self, key: Key, waiter: Waiter, deadline: float, *, keep: bool = True) -> None:
         """Has the waiter served or refused, maybe before this returns."""
-        wired = self._endpoints[key[0]].targets
-        if not wired.prefix:
-            # Nothing that a caller of the container contract loaded goes unless that caller says so.
-            self.cache.pin(key)
         try:
-            found = self.cache.want(key, waiter, deadline, perf_counter(), keep=wired.keep)
+            found = self.cache.want(key, waiter, deadline, perf_counter(), keep=keep)
         except ServingError as error:
             waiter.refused(error)
             return
         if found is not None:
             waiter.served(found)
+        self._pump()
+
+    def leave(self, key: Key, waiter: Waiter) -> None:
+        """The waiter hung up."""
+        self.cache.leave(key, waiter)
         self._pump()
 
     def copy(self, key: Key) -> None:
@@ -182,21 +206,39 @@ class Targets:
             self.cache.load(key, perf_counter(), keep=endpoint.targets.keep)
             self._pump()
 
+    def pin(self, key: Key) -> None:
+        """A target that is loaded is not evicted from now on."""
+        if self.cache.get(key) is not None:
+            self.cache.pin(key)
+
     def unload(self, key: Key, reason: str) -> bool:
         """Takes a target out of memory, whether or not it is pinned; False where it is not there."""
-        known = self.cache.get(key) is not None
+        known = self._retire(key)
         self.cache.unpin(key)
         self.cache.discard(key, reason, LoadFailed(f"model '{key[1]}' was unloaded"), perf_counter())
         self._pump()
         return known
 
+    def _retire(self, key: Key) -> bool:
+        """Sends requests that know the way to a model another one, before it is taken out; False where it is not loaded.
+
+        A model that is always in use would never be rid of them.
+        """
+        endpoint = self.cache.get(key)
+        if endpoint is not None:
+            endpoint.model.retire()
+        return endpoint is not None
+
     def resize(self, budget: int) -> None:
         """What all targets may take of memory from now on, in bytes."""
         leased = self.cache.budget.bytes > 0
+        if budget > self.cache.budget.bytes:
+            self._in_vain = math.inf
         self.cache.resize(budget, perf_counter())
         if not leased:
             for endpoint in self._endpoints.values():
                 self._preload(endpoint)
+        self._leased.set()
         self._pump()
 
     # ------------------------------------------------------------------ the loop around the cache
@@ -248,36 +290,64 @@ class Targets:
                 self.cache.unchanged(key, perf_counter())
             else:
                 estimate = self._footprint.estimate(located.wiring.container, located.bytes)
-                if self.cache.budget.scaled(estimate) > self.cache.budget.bytes:
+                if self._lacks(estimate):
                     self._too_large += estimate
+                    await self._lease(estimate)
                 self.cache.located(key, (number, located), estimate, located.revision, perf_counter())
         self._pump()
+
+    def _lacks(self, estimate: int) -> bool:
+        """Whether a model can never fit into what is leased now."""
+        return self.cache.budget.scaled(estimate) > self.cache.budget.bytes
+
+    async def _lease(self, estimate: int) -> None:
+        """Waits for a lease into which a model fits: what other workers do not use may be on its way."""
+        if self._settings.workers == 1 or estimate >= self._in_vain:
+            return
+        try:
+            async with asyncio.timeout(_LEASE_S):
+                while self._lacks(estimate):
+                    self._leased.clear()
+                    await self._leased.wait()
+        except TimeoutError:
+            self._in_vain = min(estimate, self._in_vain)
 
     async def _load(self, key: Key, number: int, located: Located) -> None:
         wiring = located.wiring
         began = 0
+        before = self._taken()
         try:
             began = await self._source.target_began(*key)
             started = perf_counter()
-            before = self._resident()
-            work = partial(load, wiring.container, Path(wiring.artifact), wiring.config, self._settings)
+            work = partial(load, wiring.container, Path(wiring.artifact), wiring.config, self._settings, most_rows=1)
             container, costs = await apart(work, "load")
             endpoint = self._endpoint(key, wiring, container, costs)
         except Exception as error:
+            if wiring.container not in self._kinds:
+                # Libraries that it brought along all the same.
+                self._baseline += max(self._taken() - before, 0)
             self.cache.failed(key, self._fault(key, error, located), None, perf_counter())
         else:
-            self._learn(wiring.container, located.bytes, self._resident() - before)
+            self._learn(wiring.container, located.bytes, self._taken() - before)
+            self._retire(key)
             self.cache.loaded(key, endpoint, perf_counter() - started, perf_counter())
+            # Who waits is answered first.
+            self._pump()
         finally:
-            if began:
-                self._source.target_ended(began)
-            self._source.release(number)
+            self._loop.call_soon(self._load_ended, began, number)
+
+    def _load_ended(self, began: int, number: int) -> None:
+        if began:
+            self._source.target_ended(began)
+        self._source.release(number)
         self._measure()
         self._pump()
 
     def _endpoint(self, key: Key, wiring: EndpointWiring, container: Container, costs: Costs) -> Endpoint:
         try:
-            multi = self._endpoints[key[0]]
+            multi = self._endpoints.get(key[0])
+            if multi is None:
+                raise NotReady(f"endpoint {key[0]} was deleted meanwhile")
             model = self._make(container, wiring, costs)
         except BaseException:
             container.close()
@@ -295,7 +365,8 @@ class Targets:
             self._pump()
 
         endpoint.model.rested = lambda: None
-        endpoint.model.close(done, refuse=True)
+        endpoint.model.retire()
+        endpoint.model.close(done)
 
     def _rests(self, key: Key, endpoint: Endpoint) -> None:
         """A model went out of use; told to the cache a little later, for all such models at once."""
@@ -311,6 +382,16 @@ class Targets:
             if self.cache.get(key) is endpoint:
                 self.cache.used(key, times, now)
         self.cache.idle(now)
+        self._pump()
+
+    def tell_used(self) -> None:
+        """Tells the cache of models that were used and do not rest. For a clock to call, about once a second."""
+        now = perf_counter()
+        for key in list(self.cache):
+            endpoint = self.cache.get(key)
+            if endpoint is not None and endpoint.model.served:
+                times, endpoint.model.served = endpoint.model.served, 0
+                self.cache.used(key, times, now)
         self._pump()
 
     def _arm(self) -> None:
@@ -344,11 +425,12 @@ class Targets:
 
     # ------------------------------------------------------------------ memory
 
-    def _resident(self) -> int:
-        resident = _resident()
+    def _taken(self) -> int:
+        """What this process takes of memory, but for what is known to be no target's."""
+        taken = in_use() - self._beside()
         if not self._baseline:
-            self._baseline = resident
-        return resident
+            self._baseline = taken
+        return taken
 
     def _learn(self, kind: str, artifact_bytes: int, grown: int) -> None:
         """Learns from a load by how much the process grew; the first one of a kind brings its libraries along."""
@@ -356,16 +438,14 @@ class Targets:
             self._footprint.loaded(kind, artifact_bytes, grown)
         else:
             self._kinds.add(kind)
-            self.grew(max(grown - self._footprint.estimate(kind, artifact_bytes), 0))
+            self._baseline += max(grown - self._footprint.estimate(kind, artifact_bytes), 0)
 
     def _measure(self) -> None:
+        if not self.cache.budget.taken:
+            # No model is there, so whatever there is, is none's.
+            self._baseline = self._taken()
         # Something is always under way while models come and go, and estimates know of it.
-        self.cache.measured(max(self._resident() - self._baseline, 0), perf_counter(), force=True)
-
-    def grew(self, grown: int) -> None:
-        """So many bytes more (or less, below 0) are taken by what is no target."""
-        if self._baseline:
-            self._baseline = max(self._baseline + grown, 1)
+        self.cache.measured(max(self._taken() - self._baseline, 0), perf_counter(), force=True)
 
     # ------------------------------------------------------------------ what others are told
 
@@ -373,6 +453,8 @@ class Targets:
         """Counts and logs what happened in the cache since the last time."""
         for event in self.cache.events(self._told):
             self._told = event.number
+            if event.what == "unloaded":
+                self._freed.add(event.bytes)
             endpoint = self._endpoints.get(event.key[0])
             if endpoint is not None:
                 endpoint.counts.count(event)
@@ -447,12 +529,6 @@ class Targets:
             }
             for name, endpoint in self._endpoints.items()
         ]
-
-
-def _resident() -> int:
-    """What this process takes of memory, in bytes. Source: proc(5), statm."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * PAGE_BYTES
 
 
 def _shown(view: EntryView[Key], endpoint: Endpoint | None, now: float) -> dict[str, Any]:

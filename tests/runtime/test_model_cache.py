@@ -238,6 +238,29 @@ def test_flights_start_in_the_order_in_which_they_were_asked_for_and_several_at_
     assert [name for _, name in loop.loading] == ["c", "b"]
 
 
+def test_loads_that_hang_hold_up_no_others() -> None:
+    loop = Loop(loads=2, slow_s=5.0)
+    for name in "abcd":
+        loop.want(name, name)
+        loop.locate(name)
+    assert [name for _, name in loop.loading] == ["a", "b"]
+    assert loop.cache.wake_at == 5.0
+    loop.wait(4.0)
+    loop.loaded("b")
+    assert [name for _, name in loop.loading] == ["a", "c"]
+    assert loop.cache.wake_at == 5.0
+    loop.wait(1.0)
+    assert [name for _, name in loop.loading] == ["a", "c", "d"]
+    loop.want("e", "e")
+    loop.locate("e")
+    assert loop.cache.wake_at == 9.0
+    loop.loaded("a")
+    assert key("e") not in loop.loading
+    loop.loaded("c")
+    assert key("e") in loop.loading
+    assert loop.served.keys() == {"a", "b", "c"}
+
+
 def test_each_fetch_ends_with_an_event_of_all_its_times() -> None:
     loop = Loop()
     loop.want("a", "w")
@@ -764,6 +787,19 @@ def test_what_a_first_small_model_brings_along_is_not_taken_for_all() -> None:
     for _ in range(20):
         loop.cache.measured(20 * MIB, loop.now)
     assert loop.cache.budget.scale < 1.7
+
+
+def test_a_scale_that_lets_none_in_is_forgotten_with_the_last_model() -> None:
+    loop = Loop(budget=1000 * MIB)
+    loop.bring("a", 200 * MIB)
+    for _ in range(50):
+        loop.cache.measured(10**15, loop.now)
+    loop.pump()
+    loop.unload_all()
+    assert not loop.names()
+    loop.cache.measured(10**15, loop.now)
+    assert loop.cache.budget.scale == 1.0
+    loop.bring("b", 900 * MIB)
 
 
 def test_a_better_estimate_of_a_load_counts() -> None:

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from msgspec import structs
 
-from serving.contract import ModelConfig
-from serving.errors import LoadFailed, ModelLoading, ServingError, TargetMissing
+from serving.contract import BatchingConfig, ModelConfig
+from serving.errors import InsufficientMemory, LoadFailed, ModelLoading, ServingError, TargetMissing
+from serving.runtime import targets
 from serving.runtime.caching import make_model
 from serving.runtime.dataplane import DataPlane
 from serving.runtime.invocation import Face, Head, Invocation
@@ -39,6 +41,7 @@ class Disk:
         self.located: list[str] = []
         self.loads: list[str] = []
         self.released = 0
+        self.batching = BatchingConfig()
         self.open = asyncio.Event()
         self.open.set()
 
@@ -57,7 +60,7 @@ class Disk:
         if newest.name == revision:
             return len(self.located), None
         file = newest / "model.onnx"
-        config = ModelConfig(name=f"{endpoint}:{target}")
+        config = ModelConfig(name=f"{endpoint}:{target}", batching=self.batching)
         wiring = EndpointWiring(endpoint, "v1", "onnx", str(file), config)
         return len(self.located), Located(wiring, newest.name, file.stat().st_size)
 
@@ -98,14 +101,19 @@ class Worker:
             settings,
             self.disk,
             lambda container, wired, costs: make_model(cache, container, wired.config, costs, pulse),
+            beside=lambda: self.beside,
         )
+        self.beside = 0
         self.targets.resize(256 * MEBIBYTE)
         self._settings = settings
         self.endpoint = self.wire(**wiring)
 
+    def endpoint_of(self, prefix: str = "s3://models/", **wiring: Any) -> MultiModelEndpoint:
+        wired = EndpointWiring("many", "v1", "onnx", "", ModelConfig(), TargetsWiring(prefix, **wiring))
+        return MultiModelEndpoint(wired, VariantStatistics("many", "v1"), self.targets, self._settings)
+
     def wire(self, **wiring: Any) -> MultiModelEndpoint:
-        wired = EndpointWiring("many", "v1", "onnx", "", ModelConfig(), TargetsWiring("s3://models/", **wiring))
-        endpoint = MultiModelEndpoint(wired, VariantStatistics("many", "v1"), self.targets, self._settings)
+        endpoint = self.endpoint_of(**wiring)
         self.plane.swap(Snapshot(1, [], "many", multi=[endpoint]))
         self.targets.add(endpoint)
         return endpoint
@@ -201,6 +209,33 @@ def test_who_hangs_up_is_not_answered(run: Run) -> None:
     run(scenario)
 
 
+def test_who_hangs_up_waits_no_longer(run: Run) -> None:
+    async def scenario(worker: Worker) -> None:
+        worker.disk.put("a", 2)
+        with shut(worker.disk):
+            gone, stays = worker.call("a"), worker.call("a")
+            gone.closed = True
+            assert gone.invocation is not None
+            gone.invocation.route.model.cancel(gone.invocation)
+            assert worker.targets.cache.waiting == 1
+        assert await stays.got == many.answer(2)
+        assert not gone.got.done()
+
+    run(scenario)
+
+
+def test_the_time_of_a_load_is_not_the_models_own(run: Run) -> None:
+    async def scenario(worker: Worker) -> None:
+        worker.disk.put("a", 2)
+        worker.disk.batching = BatchingConfig(default_timeout_s=0.05)
+        with shut(worker.disk):
+            waits = worker.call("a")
+            await asyncio.sleep(0.1)
+        assert await waits.got == many.answer(2)
+
+    run(scenario)
+
+
 def test_a_head_that_is_remembered_finds_its_model_after_an_eviction(run: Run) -> None:
     async def scenario(worker: Worker) -> None:
         worker.disk.put("a", 2)
@@ -231,6 +266,29 @@ def test_what_does_not_fit_goes_by_the_bytes_it_takes(run: Run) -> None:
         assert worker.loaded < 20
 
     run(scenario)
+
+
+def test_one_that_does_not_fit_waits_for_what_other_workers_can_spare(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(worker: Worker) -> None:
+        worker.targets.resize(2 * MEBIBYTE)
+        worker.disk.put("a", 2, weights=4 * MEBIBYTE)
+        waits = worker.call("a")
+        await worker.until(lambda: worker.targets.pressure > 0)
+        assert not waits.got.done()
+        worker.targets.resize(32 * MEBIBYTE)
+        assert await waits.got == many.answer(2)
+
+        monkeypatch.setattr(targets, "_LEASE_S", 0.05)
+        worker.targets.resize(2 * MEBIBYTE)
+        worker.disk.put("b", 2, weights=4 * MEBIBYTE)
+        assert isinstance(await worker.ask("b"), InsufficientMemory)
+        monkeypatch.setattr(targets, "_LEASE_S", 2 * WITHIN_S)
+        worker.disk.put("c", 2, weights=4 * MEBIBYTE)
+        assert isinstance(await worker.ask("c"), InsufficientMemory)
+
+    run(scenario, Settings(state_dir=tmp_path, workers=2))
 
 
 def test_a_broken_model_is_refused_until_it_may_be_whole(run: Run) -> None:
@@ -282,6 +340,40 @@ def test_a_changed_model_takes_the_place_of_the_old_under_load(run: Run, tmp_pat
     run(scenario, Settings(state_dir=tmp_path, model_refresh_s=0.01))
 
 
+def test_a_changed_model_takes_the_place_of_one_that_never_rests(run: Run, tmp_path: Path) -> None:
+    async def scenario(worker: Worker) -> None:
+        worker.disk.put("a", 2)
+        head = Head(Face.RUNTIME, "many")
+        head.content_type, head.target_model = "application/json", "a"
+        assert await worker.call("a", head=head).got == many.answer(2)
+        old = worker.targets.cache.get(("many", "a"))
+        assert old is not None
+        old.model.hold()
+        worker.disk.put("a", 3)
+        async with asyncio.timeout(WITHIN_S):
+            while (answer := await worker.call("a", head=head).got) != many.answer(3):
+                assert answer == many.answer(2)
+                worker.targets.tell_used()
+        assert "in use" in {view.state for view in worker.targets.cache.entries()}
+        old.model.release()
+        await worker.until(lambda: any(event.what == "unloaded" for event in worker.targets.cache.events()))
+
+    run(scenario, Settings(state_dir=tmp_path, model_refresh_s=0.01))
+
+
+def test_a_model_that_is_not_to_be_kept_stays_until_it_was_looked_at(run: Run) -> None:
+    async def scenario(worker: Worker) -> None:
+        worker.disk.put("a", 2)
+        head = Head(Face.OPEN_INFERENCE, "many")
+        head.target_model = "a"
+        found = await asyncio.wait_for(worker.plane.settled(head), WITHIN_S)
+        assert found.target == "a"
+        assert worker.disk.loads == ["a"]
+        await worker.until(lambda: worker.targets.cache.get(("many", "a")) is None)
+
+    run(scenario, keep=False)
+
+
 def test_a_model_that_is_not_to_be_kept_goes_when_it_was_used(run: Run) -> None:
     async def scenario(worker: Worker) -> None:
         worker.disk.put("a", 2)
@@ -322,6 +414,81 @@ def test_an_endpoint_that_goes_takes_its_models_along(run: Run) -> None:
         assert worker.targets.samples() == []
 
     run(scenario)
+
+
+def test_who_waits_goes_on_with_the_endpoint_that_takes_the_place_of_its_own(run: Run) -> None:
+    async def scenario(worker: Worker) -> None:
+        worker.disk.put("a", 2)
+        with shut(worker.disk):
+            waits = worker.call("a")
+            head = Head(Face.OPEN_INFERENCE, "many")
+            head.target_model = "a"
+            settles = asyncio.ensure_future(worker.plane.settled(head))
+            await asyncio.sleep(0)
+            before = worker.endpoint
+            after = worker.endpoint_of(prewarmed=("b",))
+            worker.plane.swap(Snapshot(2, [], "many", multi=[after]))
+            worker.targets.remove(before)
+            worker.targets.add(after)
+            worker.disk.put("a", 9)
+        assert await waits.got == many.answer(9)
+        assert (await settles).target == "a"
+
+    run(scenario)
+
+
+def test_hits_never_fall(run: Run) -> None:
+    async def scenario(worker: Worker) -> None:
+        def hits() -> float:
+            found = (one.value for one in worker.targets.samples() if one.name == "sagemaker_model_cache_hits")
+            return float(next(found))  # type: ignore[arg-type]
+
+        seen = 0.0
+        for number in range(3):
+            worker.disk.put(f"m{number}", number)
+            for _ in range(4):
+                caller = worker.call(f"m{number}")
+                assert hits() >= seen
+                await caller.got
+                assert hits() >= seen
+                seen = hits()
+        assert isinstance(await worker.ask("none"), TargetMissing)
+        assert hits() == 9
+
+    run(scenario)
+
+
+def test_what_others_take_and_what_models_left_behind_is_not_the_models(run: Run) -> None:
+    async def scenario(worker: Worker) -> None:
+        worker.targets.resize(24 * MEBIBYTE)
+        for number in range(12):
+            worker.disk.put(f"m{number}", number, weights=2 * MEBIBYTE)
+        for _ in range(8):
+            for number in range(12):
+                assert await worker.ask(f"m{number}") == many.answer(number)
+        assert worker.loaded >= 5
+        assert worker.targets.cache.budget.scale < 1.5
+        others = np.ones(64 * MEBIBYTE, np.uint8)
+        worker.beside = others.nbytes
+        for number in range(12):
+            assert await worker.ask(f"m{number}") == many.answer(number)
+        assert worker.loaded >= 5
+        assert worker.targets.cache.budget.scale < 1.5
+
+    run(scenario)
+
+
+def test_only_what_is_loaded_can_be_pinned(run: Run) -> None:
+    async def scenario(worker: Worker) -> None:
+        worker.disk.put("a", 2)
+        assert await worker.ask("a") == many.answer(2)
+        assert isinstance(await worker.ask("none"), TargetMissing)
+        assert not any(view.pinned for view in worker.targets.cache.entries())
+        worker.targets.pin(("many", "a"))
+        worker.targets.pin(("many", "none"))
+        assert [view.key[1] for view in worker.targets.cache.entries() if view.pinned] == ["a"]
+
+    run(scenario, prefix="")
 
 
 def test_an_endpoint_of_another_prefix_has_models_of_its_own(run: Run) -> None:

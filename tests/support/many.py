@@ -20,12 +20,13 @@ def graph(folder: Path, scale: float, *, weights: int = 0) -> Path:
     nodes = [helper.make_node("Mul", ["x", "scale"], ["y"])]
     constants = {"scale": np.float32(scale)}
     if weights:
-        # Takes part in the answer, or it would be left out of the session: adds the sum of zeros.
-        constants["ballast"] = np.zeros(max(weights // 4, 1), np.float32)
+        # Takes part in the answer, or it would be left out of the session: adds a zero that each row chooses.
+        constants["ballast"] = np.zeros(max(weights // 4, 4), np.float32)
         nodes = [
-            helper.make_node("ReduceSum", ["ballast"], ["sum"], keepdims=0),
+            helper.make_node("ArgMax", ["x"], ["place"], axis=1, keepdims=1),
+            helper.make_node("Gather", ["ballast", "place"], ["zero"]),
             helper.make_node("Mul", ["x", "scale"], ["scaled"]),
-            helper.make_node("Add", ["scaled", "sum"], ["y"]),
+            helper.make_node("Add", ["scaled", "zero"], ["y"]),
         ]
     return onnx_models.write(folder / "model.onnx", inputs, outputs, nodes, **constants)
 
