@@ -58,6 +58,7 @@ from serving.processes.loads import Loads
 from serving.processes.roster import Roster
 from serving.processes.target_control import TargetControl
 from serving.processes.targets import Targets
+from serving.runtime.turns import give_way
 from serving.runtime.wiring import EndpointWiring, Versions
 from serving.settings import Aws, Settings
 from serving.telemetry import collector
@@ -65,6 +66,7 @@ from serving.telemetry.accumulators import Sample
 
 log = logging.getLogger("serving.supervisor")
 
+_NICE = 10
 _COLLECT_S = 1.0
 _STEADY_S = 10.0
 _BACKOFF_S = 0.1
@@ -106,6 +108,8 @@ class Supervisor:
     async def run(self) -> None:
         """Serves until told to stop. Raises `ConfigurationError` when the first workers cannot serve."""
         loop = asyncio.get_running_loop()
+        # Model data is unpacked here, beside workers that answer requests.
+        give_way(_NICE)
         self._sockets = listen(self._settings)
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop)

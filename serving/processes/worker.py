@@ -363,7 +363,7 @@ class Worker:
             connection.sweep()  # type: ignore[union-attr]
         if self._tls is not None:
             self._tls.reload_if_changed()
-        self._targets.tell_used()
+        self._targets.tick()
         self._tell_held()
         self._loop.call_later(SWEEP_S, self._sweep)
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from serving.runtime.cache_entry import Fetch, Stage
 
 K = TypeVar("K", bound=Hashable)
 L = TypeVar("L")
 
+MOST_REFRESHES: Final = 8
+
 
 class Locates(Generic[K, L]):
-    """At most `limit` at once, in order of arrival; a quarter of them are refreshes as long as there are any.
+    """At most `limit` at once, in order of arrival; a quarter of them, and 8 at most, are refreshes as long as there are any.
 
     Refreshes have a queue of their own: nobody waits for them, and a burst of them must not delay those for whom somebody
     does; nor must these have a model never looked at again.
@@ -21,7 +23,7 @@ class Locates(Generic[K, L]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._refreshes = limit // 4
+        self._refreshes = min(limit // 4, MOST_REFRESHES)
         self._wanted: OrderedDict[K, Fetch[K, L]] = OrderedDict()
         self._to_refresh: OrderedDict[K, Fetch[K, L]] = OrderedDict()
         self._running = 0

@@ -39,7 +39,10 @@ def give_back() -> None:
 
 
 class Freed:
-    """What one loop's models freed, given back to the system on a thread: not for each of them, and seldom."""
+    """What one loop's models freed, given back to the system on a thread: not for each of them, and seldom.
+
+    `given` is called on the loop after each time.
+    """
 
     def __init__(
         self,
@@ -47,7 +50,9 @@ class Freed:
         quiet_s: float = QUIET_S,
         enough: int = ENOUGH,
         give_back: Callable[[], None] = give_back,
+        given: Callable[[], None] = lambda: None,
     ) -> None:
+        self._given = given
         self._give_back = give_back
         self._every_s = every_s
         self._quiet_s = quiet_s
@@ -88,5 +93,6 @@ class Freed:
         await apart(self._give_back, "give-back")
         self._last = self._loop.time()
         self._task = None
+        self._given()
         if self._bytes:
             self._arm()

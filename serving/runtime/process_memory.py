@@ -1,4 +1,4 @@
-"""What this process takes of memory for what it holds, without what its allocator keeps of what was freed.
+"""What this process takes of memory, with and without what its allocator keeps of what was freed.
 
 Models that came and went leave tens of megabytes in the allocator, which the next ones are put into. Whoever takes those
 for the models' own believes that few of them fit, unloads more, and has yet more of it. Source: proc(5), mallinfo(3).
@@ -61,3 +61,8 @@ def in_use() -> int:
     info = _mallinfo()
     allocated: int = info.uordblks + info.hblkhd
     return files + allocated
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory, with what its allocator keeps."""
+    return int(_STATM.read_bytes().split()[1]) * PAGE_BYTES

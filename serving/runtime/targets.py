@@ -33,7 +33,7 @@ from serving.runtime.loading import load
 from serving.runtime.memory import Freed
 from serving.runtime.model import Model
 from serving.runtime.model_cache import ModelCache
-from serving.runtime.process_memory import in_use
+from serving.runtime.process_memory import in_use, resident
 from serving.runtime.routing import Endpoint, Moved
 from serving.runtime.turns import apart
 from serving.runtime.wiring import EndpointWiring, Located
@@ -133,7 +133,11 @@ class Targets:
         self._baseline = 0
         self._endpoints: dict[str, MultiModelEndpoint] = {}
         self._loop = asyncio.get_running_loop()
-        self._freed = Freed()
+        self._preloads: dict[Key, float] = {}
+        """What is to be loaded from the beginning on and was not yet, and when that is tried again."""
+        self._freed = Freed(given=self._given_back)
+        self._slack = 0
+        """What the allocator took beside what was allocated, when it had just given back all that it could."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -158,11 +162,22 @@ class Targets:
         self._pump()
 
     def _preload(self, endpoint: MultiModelEndpoint) -> None:
+        for target in (*endpoint.targets.pinned, *endpoint.targets.prewarmed):
+            if self._is_home((endpoint.name, target)):
+                self._preloads[endpoint.name, target] = 0.0
+        self._load_preloads(perf_counter())
+
+    def _load_preloads(self, now: float) -> None:
+        """Loads what is to be there from the beginning on, again and again until it was."""
         # Before the first lease there is room for nothing.
-        if self.cache.budget.bytes:
-            for target in dict.fromkeys((*endpoint.targets.pinned, *endpoint.targets.prewarmed)):
-                if self._is_home((endpoint.name, target)):
-                    self.cache.load((endpoint.name, target), perf_counter(), keep=endpoint.targets.keep)
+        if not self.cache.budget.bytes:
+            return
+        for key, again_at in list(self._preloads.items()):
+            if key[0] not in self._endpoints or self.cache.get(key) is not None:
+                del self._preloads[key]
+            elif now >= again_at:
+                self._preloads[key] = now + _PRELOAD_AGAIN_S
+                self.cache.load(key, now, keep=self._endpoints[key[0]].targets.keep)
 
     def _is_home(self, key: Key) -> bool:
         return self.forwarder is None or self.forwarder.is_home(key)
@@ -384,7 +399,7 @@ class Targets:
         self.cache.idle(now)
         self._pump()
 
-    def tell_used(self) -> None:
+    def tick(self) -> None:
         """Tells the cache of models that were used and do not rest. For a clock to call, about once a second."""
         now = perf_counter()
         for key in list(self.cache):
@@ -392,6 +407,7 @@ class Targets:
             if endpoint is not None and endpoint.model.served:
                 times, endpoint.model.served = endpoint.model.served, 0
                 self.cache.used(key, times, now)
+        self._load_preloads(now)
         self._pump()
 
     def _arm(self) -> None:
@@ -427,10 +443,17 @@ class Targets:
 
     def _taken(self) -> int:
         """What this process takes of memory, but for what is known to be no target's."""
-        taken = in_use() - self._beside()
+        if not self._baseline:
+            self._slack = resident() - in_use()
+        taken = in_use() + self._slack - self._beside()
         if not self._baseline:
             self._baseline = taken
         return taken
+
+    def _given_back(self) -> None:
+        self._slack = resident() - in_use()
+        self._measure()
+        self._pump()
 
     def _learn(self, kind: str, artifact_bytes: int, grown: int) -> None:
         """Learns from a load by how much the process grew; the first one of a kind brings its libraries along."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -57,6 +58,7 @@ class _Crew:
 
     def __init__(self, stay: int) -> None:
         self._stay = stay
+        self.nice = 0
         self._idle = 0
         self._lock = Lock()
         self._work: SimpleQueue[tuple[Callable[[], None], str]] = SimpleQueue()
@@ -72,6 +74,9 @@ class _Crew:
 
     def _run(self) -> None:
         me = threading.current_thread()
+        if self.nice:
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self.nice)
         while True:
             work, me.name = self._work.get()
             work()
@@ -84,6 +89,15 @@ class _Crew:
 
 
 _crew: Final = _Crew(stay=2)
+
+
+def give_way(nice: int) -> None:
+    """Has what `apart` runs in this process go after other programs, so much (sched(7), nice values) as `nice` says.
+
+    Not for a process whose loop answers requests: a thread that holds the interpreter's lock and is kept waiting keeps the
+    loop waiting as well.
+    """
+    _crew.nice = nice
 
 
 async def apart(work: Callable[[], T], name: str) -> T:

@@ -353,7 +353,7 @@ def test_a_changed_model_takes_the_place_of_one_that_never_rests(run: Run, tmp_p
         async with asyncio.timeout(WITHIN_S):
             while (answer := await worker.call("a", head=head).got) != many.answer(3):
                 assert answer == many.answer(2)
-                worker.targets.tell_used()
+                worker.targets.tick()
         assert "in use" in {view.state for view in worker.targets.cache.entries()}
         old.model.release()
         await worker.until(lambda: any(event.what == "unloaded" for event in worker.targets.cache.events()))
@@ -526,3 +526,33 @@ def test_the_process_keeps_nothing_of_models_that_came_and_went(run: Run) -> Non
         assert worker.disk.released == len(worker.disk.located)
 
     run(scenario)
+
+
+def test_what_is_on_disk_does_not_wait_for_a_store_that_hangs(run: Run) -> None:
+    async def scenario(worker: Worker) -> None:
+        for number in range(60):
+            worker.disk.put(f"m{number}", number)
+        with shut(worker.disk):
+            waiting = [worker.call(f"m{number}") for number in range(59)]
+            await worker.until(lambda: len(worker.disk.located) == 59)
+            worker.disk.open.set()
+            assert await worker.ask("m59") == many.answer(59)
+        assert await asyncio.gather(*(caller.got for caller in waiting)) == [many.answer(n) for n in range(59)]
+
+    run(scenario)
+
+
+def test_a_pinned_model_that_was_not_there_is_loaded_when_it_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.runtime.targets._PRELOAD_AGAIN_S", 0.01)
+
+    async def scenario(worker: Worker) -> None:
+        await worker.until(lambda: bool(worker.disk.located))
+        worker.disk.put("late", 6)
+
+        def there() -> bool:
+            worker.targets.tick()
+            return worker.targets.cache.get(("many", "late")) is not None
+
+        await worker.until(there)
+
+    run(scenario, pinned=("late",))
