@@ -24,7 +24,7 @@ from serving.runtime.dataplane import DataPlane
 from serving.runtime.loading import load
 from serving.runtime.model import Model, Pulse
 from serving.runtime.multi_model import MultiModelEndpoint
-from serving.runtime.process_memory import in_use
+from serving.runtime.process_memory import resident
 from serving.runtime.response_cache import ResponseCache
 from serving.runtime.routing import Endpoint, Snapshot
 from serving.runtime.statistics import VariantStatistics
@@ -195,7 +195,7 @@ class Holding:
         started = perf_counter()
         artifact = Path(wiring.artifact)
         number = await self._loads.began(call, wiring)
-        before = in_use()
+        before = resident()
         try:
             work = partial(load, wiring.container, artifact, wiring.config, self._settings)
             container, costs = await apart(work, "load")
@@ -213,7 +213,7 @@ class Holding:
         statistics = self._statistics.setdefault(key, VariantStatistics(*key))
         plan = InputPlan(container.spec, wiring.config.name)
         endpoint = Endpoint(wiring.name, wiring.variant, model, plan, statistics)
-        self._grown[endpoint] = max(in_use() - before, 0)
+        self._grown[endpoint] = max(resident() - before, 0)
         return endpoint
 
     def _target(self, container: Container, wiring: EndpointWiring, costs: Costs) -> Model:

@@ -64,6 +64,11 @@ class Freed:
         self._due = 0.0
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def pending(self) -> bool:
+        """Whether the allocator may keep something that was freed and not given back."""
+        return self._bytes > 0 or self._task is not None
+
     def add(self, bytes_: int) -> None:
         """So many bytes were freed."""
         self._bytes += bytes_

@@ -34,6 +34,7 @@ from serving.runtime.oversize import Oversize
 from serving.runtime.slots import Slots
 from serving.runtime.statistics import ModelStatistics
 from serving.runtime.streaming import Streams
+from serving.runtime.turns import apart
 from serving.telemetry.accumulators import Sample
 from serving.telemetry.endpoint_logs import EndpointLogger
 
@@ -147,6 +148,7 @@ class Model:
         self._closing: Callable[[], None] | None = None
         self._refusing = False
         self._ended = False
+        self._freeing: asyncio.Task[None] | None = None
         self.served = 0
         """Requests that came back from it, well or not."""
         self.rested: Callable[[], None] = _nobody
@@ -587,11 +589,17 @@ class Model:
             self._bulk.shutdown(wait=False)
         if self.streams is not None:
             self.streams.close()
-        self._container.close()
         self._execute = _unloaded
         done, self._closing = self._closing, _nobody
-        if done is not None:
-            done()
+        self._freeing = self._loop.create_task(self._free(done or _nobody))
+
+    async def _free(self, done: Callable[[], None]) -> None:
+        """Closes the container on a thread: that of a large model takes milliseconds, and more while others are loaded."""
+        try:
+            await apart(self._container.close, "close")
+        except Exception:
+            self.log.exception("model %s could not be closed", self.name)
+        done()
 
 
 def _nobody() -> None:

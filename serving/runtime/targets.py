@@ -33,7 +33,7 @@ from serving.runtime.loading import load
 from serving.runtime.memory import Freed
 from serving.runtime.model import Model
 from serving.runtime.model_cache import ModelCache
-from serving.runtime.process_memory import in_use, resident
+from serving.runtime.process_memory import resident
 from serving.runtime.routing import Endpoint, Moved
 from serving.runtime.turns import apart
 from serving.runtime.wiring import EndpointWiring, Located
@@ -136,8 +136,6 @@ class Targets:
         self._preloads: dict[Key, float] = {}
         """What is to be loaded from the beginning on and was not yet, and when that is tried again."""
         self._freed = Freed(given=self._given_back)
-        self._slack = 0
-        """What the allocator took beside what was allocated, when it had just given back all that it could."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -376,7 +374,6 @@ class Targets:
     def _unload(self, key: Key, endpoint: Endpoint) -> None:
         def done() -> None:
             self.cache.unloaded(key, endpoint, perf_counter())
-            self._measure()
             self._pump()
 
         endpoint.model.rested = lambda: None
@@ -443,27 +440,32 @@ class Targets:
 
     def _taken(self) -> int:
         """What this process takes of memory, but for what is known to be no target's."""
-        if not self._baseline:
-            self._slack = resident() - in_use()
-        taken = in_use() + self._slack - self._beside()
+        taken = resident() - self._beside()
         if not self._baseline:
             self._baseline = taken
         return taken
 
     def _given_back(self) -> None:
-        self._slack = resident() - in_use()
         self._measure()
         self._pump()
 
     def _learn(self, kind: str, artifact_bytes: int, grown: int) -> None:
         """Learns from a load by how much the process grew; the first one of a kind brings its libraries along."""
         if kind in self._kinds:
-            self._footprint.loaded(kind, artifact_bytes, grown)
+            if not self._freed.pending:
+                self._footprint.loaded(kind, artifact_bytes, grown)
         else:
             self._kinds.add(kind)
             self._baseline += max(grown - self._footprint.estimate(kind, artifact_bytes), 0)
 
     def _measure(self) -> None:
+        """Tells the cache what all models take, while that can be told.
+
+        The allocator keeps what was freed. Whoever takes that for the models' own believes that few of them fit, unloads
+        more, and has yet more of it.
+        """
+        if self._freed.pending:
+            return
         if not self.cache.budget.taken:
             # No model is there, so whatever there is, is none's.
             self._baseline = self._taken()
