@@ -56,7 +56,7 @@ def said(body: bytes) -> int:
     value = np.asarray(json.loads(body)["predictions"], dtype=float).reshape(-1)
     if len(value) != 1 or abs(value[0] - round(value[0])) > 0.3:
         raise ValueError(f"not the answer of one of these models: {body[:200]!r}")
-    return round(value[0])
+    return round(float(value[0]))
 
 
 def feed() -> dict[str, Array]:
@@ -81,7 +81,8 @@ def _graph() -> onnx.ModelProto:
         helper.make_node("Add", ["small", "number"], [_OUTPUT]),
     ]
     weights += [
-        numpy_helper.from_array(np.float32(value), name) for name, value in (("number", 0.0), ("quarter", 0.25))
+        numpy_helper.from_array(np.array(value, np.float32), name)
+        for name, value in (("number", 0.0), ("quarter", 0.25))
     ]
     source = helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, ["N", FEATURES])
     target = helper.make_tensor_value_info(_OUTPUT, TensorProto.FLOAT, ["N", 1])

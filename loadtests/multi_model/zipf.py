@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ def run(context: Context, policy: str) -> None:
     """`policy`: one of those that `model_eviction` may name, or `default`."""
     amounts, case = context.amounts, f"zipf/{policy}"
     context.shelf.fill_wide(amounts.models)
-    settings = {} if policy == "default" else {"model_eviction": policy}
+    settings: dict[str, Any] = {} if policy == "default" else {"model_eviction": policy}
     keys = traces.zipf(EXPONENT, amounts.models, amounts.requests, np.random.default_rng(11))
     requests = [request(number) for number in range(amounts.models)]
     hot = min(HOT, amounts.models // 10)

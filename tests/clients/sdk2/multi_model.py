@@ -16,7 +16,7 @@ from sagemaker.serializers import JSONSerializer
 packed, rows_file, report = map(Path, sys.argv[1:])
 rows = np.load(rows_file)
 with tarfile.open(packed) as tar:
-    tar.extractall("models")  # noqa: S202 - the test made it
+    tar.extractall("models")
 
 session = sagemaker.Session(default_bucket="sdk2-many")
 many = MultiDataModel(
