@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import pytest
 from botocore.exceptions import ClientError
 
@@ -88,8 +88,15 @@ def refused(clients: Clients, target: str | None, endpoint: str = "many") -> tup
     return response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"], response["Error"]["Message"]
 
 
+def get(url: str, body: bytes | None = None) -> bytes:
+    """The answer to a GET, or to a POST of `body`."""
+    with urllib.request.urlopen(url, body, timeout=WITHIN_S) as answer:
+        read: bytes = answer.read()
+        return read
+
+
 def metric(clients: Clients, name: str) -> float:
-    text = httpx.get(f"{clients.url}/metrics").text
+    text = get(f"{clients.url}/metrics").decode()
     return sum(
         float(line.rsplit(" ", 1)[1])
         for line in text.splitlines()
@@ -182,18 +189,17 @@ def test_a_broken_archive_is_the_models_fault_and_no_others(clients: Clients, bo
 def test_v2_names_a_target_after_a_colon(clients: Clients) -> None:
     asked = {"inputs": [{"name": "x", "shape": [2, 4], "datatype": "FP32", "data": many.ROWS}]}
     path = "/v2/models/many:team%2Fm5.tar.gz"
-    answer = httpx.post(f"{clients.url}{path}/infer", json=asked)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["model_name"] == "many:team/m5.tar.gz"
-    assert answer.json()["outputs"][0]["data"] == [value for row in many.answer(5) for value in row]
-    metadata = httpx.get(f"{clients.url}{path}").json()
+    answer = json.loads(get(f"{clients.url}{path}/infer", json.dumps(asked).encode()))
+    assert answer["model_name"] == "many:team/m5.tar.gz"
+    assert answer["outputs"][0]["data"] == [value for row in many.answer(5) for value in row]
+    metadata = json.loads(get(f"{clients.url}{path}"))
     assert metadata["name"] == "many:team/m5.tar.gz"
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
 
 
 def test_every_load_can_be_read_about(clients: Clients) -> None:
     invoke(clients, "team/m9.tar.gz")
-    (row,) = (row for row in httpx.get(f"{clients.url}/debug/models").json() if row["name"] == "many")
+    (row,) = (row for row in json.loads(get(f"{clients.url}/debug/models")) if row["name"] == "many")
     target = next(target for target in row["targets"] if target["target"] == "team/m9.tar.gz")
     assert target["state"] == "READY"
     assert target["bytes"] > 0
@@ -208,7 +214,7 @@ def test_models_are_not_kept_where_the_cache_is_disabled(clients: Clients) -> No
     assert invoke(clients, "m11.tar.gz", "brief") == many.answer(11)
 
     def unloaded() -> bool:
-        (row,) = (row for row in httpx.get(f"{clients.url}/debug/models").json() if row["name"] == "brief")
+        (row,) = (row for row in json.loads(get(f"{clients.url}/debug/models")) if row["name"] == "brief")
         return not any(target["state"] == "READY" for target in row["targets"])
 
     wait_until(unloaded, WITHIN_S, "an empty cache")
