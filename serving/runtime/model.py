@@ -166,7 +166,11 @@ class Model:
         """Takes a request. Raises `Overloaded`, `Unloaded` or `InvalidInput`; otherwise its reply will be called."""
         if self._refusing:
             raise Unloaded(f"model '{self.name}' was unloaded")
-        self.take(item)
+        # As `take`, without a call more for each request.
+        if item.rows > self.batcher.policy.max_rows:
+            self.take(item)
+        else:
+            self.enqueue(item)
 
     def take(self, item: Invocation) -> None:
         """Takes a request that was let in before; raises as `submit` does, but for `Unloaded`."""
