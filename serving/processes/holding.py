@@ -176,13 +176,13 @@ class Holding:
             samples.extend(model.samples())
             labels = (("model", model.name), ("version", model.version))
             samples.append(Sample("serving_queue_requests", "gauge", labels, model.batcher.queued))
-        return samples + self.targets.samples()
+        return samples + self.targets.reports.samples()
 
     def models(self, name: str | None) -> bytes:
         """JSON: all that is in force, or the last batches of one model or target (`ENDPOINT:TARGET`)."""
         endpoints = [loaded.endpoint for loaded in self._served.values()]
         if name is None:
-            return msgspec.json.encode([*map(_summary, endpoints), *self.targets.summaries()])
+            return msgspec.json.encode([*map(_summary, endpoints), *self.targets.reports.summaries()])
         name, _, target = name.partition(":")
         found = [one for one in endpoints if one.name == name and not target]
         if (loaded := self.targets.cache.get((name, target))) is not None:

@@ -310,7 +310,7 @@ class Worker:
     def _told_of(self, what: str, name: str | None) -> bytes:
         if what == "models":
             return self._holding.models(name)
-        return msgspec.json.encode(self._targets.states()) if what == "targets" else b""
+        return msgspec.json.encode(self._targets.reports.states()) if what == "targets" else b""
 
     async def _ask(self, what: str, name: str | None, body: bytes = b"", timeout_s: float = _ASK_TIMEOUT_S) -> bytes:
         answer: bytes = await self._told(self._asks, lambda number: Ask(number, what, name, body), _ASKS, timeout_s)

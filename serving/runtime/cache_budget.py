@@ -16,10 +16,10 @@ _TRUST: Final = 0.5
 """The share of a new measurement in the scale."""
 
 _PRIOR_SHARE: Final = 1 / 32
-_PRIOR_BYTES: Final = 32 * 1024 * 1024
-"""Estimates are believed as if so much (of the budget; at most so many bytes) had been measured that was right.
+_PRIOR_BYTES: Final = (8 * 1024 * 1024, 32 * 1024 * 1024)
+"""Estimates are believed as if so much (of the budget; at least and at most so many bytes) had been measured that was right.
 
-Without it, the libraries that the first small model brings along would be taken for its own.
+Without it, what the process takes for other things, some megabytes now and then, would be taken for that of small models.
 """
 
 
@@ -68,6 +68,7 @@ class CacheBudget:
         if estimated == 0:
             self.scale = min(self.scale, 1.0)
             return
-        prior = min(self.bytes * _PRIOR_SHARE, _PRIOR_BYTES)
+        least, most = _PRIOR_BYTES
+        prior = min(max(self.bytes * _PRIOR_SHARE, least), most)
         found = (bytes_ + prior) / (estimated + prior)
         self.scale += _TRUST * (min(max(found, LEAST_SCALE), MOST_SCALE) - self.scale)

@@ -235,8 +235,13 @@ class Snapshot:
     def _no_default(self) -> str:
         if not self.endpoints and not self.multi:
             return "no model is served; start the server with --model PATH or --model-repository DIR"
-        names = ", ".join(sorted((*self.endpoints, *self.multi)))
-        return f"several models are served and none is the default; name one ({names}) as /endpoints/NAME/invocations, or start with --default-model"
+        names = sorted((*self.endpoints, *self.multi))
+        if len(names) == 1:
+            return f"the endpoint {names[0]} is not the default; name it as /endpoints/{names[0]}/invocations"
+        return (
+            f"several models are served and none is the default; name one ({', '.join(names)}) as "
+            "/endpoints/NAME/invocations, or start with --default-model"
+        )
 
 
 def _version_of(endpoint: Endpoint, head: Head) -> Endpoint:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
-from collections import Counter
 from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
@@ -22,23 +20,19 @@ from serving.codecs.plan import InputPlan
 from serving.contract import Container
 from serving.errors import InternalError, LoadFailed, NotReady, ServingError, encodable
 from serving.runtime.cache_actions import Drop, Load, Locate, Refuse, Serve, Unload
-from serving.runtime.cache_entry import EntryView
-from serving.runtime.cache_events import Event
 from serving.runtime.costs import Costs
 from serving.runtime.dataplane import DataPlane
 from serving.runtime.eviction import policy
-from serving.runtime.footprint import Footprint
 from serving.runtime.invocation import Head, Reply
 from serving.runtime.loading import load
-from serving.runtime.memory import Freed
 from serving.runtime.model import Model
 from serving.runtime.model_cache import ModelCache
-from serving.runtime.process_memory import resident
 from serving.runtime.routing import Endpoint, Moved
+from serving.runtime.target_memory import TargetMemory
+from serving.runtime.target_reports import TargetReports
 from serving.runtime.turns import apart
 from serving.runtime.wiring import EndpointWiring, Located
 from serving.settings import Settings
-from serving.telemetry.accumulators import Sample
 
 if TYPE_CHECKING:
     from serving.runtime.multi_model import MultiModelEndpoint
@@ -117,7 +111,6 @@ class Targets:
         self._settings = settings
         self._source = source
         self._make = make
-        self._beside = beside
         self.forwarder = forwarder
         self.cache: ModelCache[Key, Waiter, Endpoint, tuple[int, Located]] = ModelCache(
             0,
@@ -127,15 +120,11 @@ class Targets:
             wait_s=settings.model_load_wait_s,
             locates=_LOCATES,
         )
-        self._footprint = Footprint()
-        self._kinds: set[str] = set()
-        """Container kinds that were loaded here."""
-        self._baseline = 0
+        self._memory = TargetMemory(beside, self._given_back)
         self._endpoints: dict[str, MultiModelEndpoint] = {}
         self._loop = asyncio.get_running_loop()
         self._preloads: dict[Key, float] = {}
         """What is to be loaded from the beginning on and was not yet, and when that is tried again."""
-        self._freed = Freed(given=self._given_back)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -147,6 +136,7 @@ class Targets:
         self._pressed = 0
         self._told = 0
         """The last event of the cache that was counted and logged."""
+        self.reports = TargetReports(self.cache, self._endpoints, settings.model_eviction)
 
     # ------------------------------------------------------------------ endpoints
 
@@ -156,14 +146,11 @@ class Targets:
         for target in endpoint.targets.pinned:
             if self._is_home((endpoint.name, target)):
                 self.cache.pin((endpoint.name, target))
-        self._preload(endpoint)
-        self._pump()
-
-    def _preload(self, endpoint: MultiModelEndpoint) -> None:
         for target in (*endpoint.targets.pinned, *endpoint.targets.prewarmed):
             if self._is_home((endpoint.name, target)):
                 self._preloads[endpoint.name, target] = 0.0
         self._load_preloads(perf_counter())
+        self._pump()
 
     def _load_preloads(self, now: float) -> None:
         """Loads what is to be there from the beginning on, again and again until it was."""
@@ -244,13 +231,10 @@ class Targets:
 
     def resize(self, budget: int) -> None:
         """What all targets may take of memory from now on, in bytes."""
-        leased = self.cache.budget.bytes > 0
         if budget > self.cache.budget.bytes:
             self._in_vain = math.inf
         self.cache.resize(budget, perf_counter())
-        if not leased:
-            for endpoint in self._endpoints.values():
-                self._preload(endpoint)
+        self._load_preloads(perf_counter())
         self._leased.set()
         self._pump()
 
@@ -302,7 +286,7 @@ class Targets:
                 self._source.release(number)
                 self.cache.unchanged(key, perf_counter())
             else:
-                estimate = self._footprint.estimate(located.wiring.container, located.bytes)
+                estimate = self._memory.estimate(located.wiring.container, located.bytes)
                 if self._lacks(estimate):
                     self._too_large += estimate
                     await self._lease(estimate)
@@ -328,7 +312,7 @@ class Targets:
     async def _load(self, key: Key, number: int, located: Located) -> None:
         wiring = located.wiring
         began = 0
-        before = self._taken()
+        before = self._memory.taken()
         try:
             began = await self._source.target_began(*key)
             started = perf_counter()
@@ -336,12 +320,10 @@ class Targets:
             container, costs = await apart(work, "load")
             endpoint = self._endpoint(key, wiring, container, costs)
         except Exception as error:
-            if wiring.container not in self._kinds:
-                # Libraries that it brought along all the same.
-                self._baseline += max(self._taken() - before, 0)
+            self._memory.failed(wiring.container, before)
             self.cache.failed(key, self._fault(key, error, located), None, perf_counter())
         else:
-            self._learn(wiring.container, located.bytes, self._taken() - before)
+            self._memory.loaded(wiring.container, located.bytes, before)
             self._retire(key)
             self.cache.loaded(key, endpoint, perf_counter() - started, perf_counter())
             # Who waits is answered first.
@@ -436,41 +418,16 @@ class Targets:
         text = error.message.replace(located.wiring.artifact, target)
         return LoadFailed(encodable(f"model '{target}' cannot be loaded: {text}"))
 
-    # ------------------------------------------------------------------ memory
-
-    def _taken(self) -> int:
-        """What this process takes of memory, but for what is known to be no target's."""
-        taken = resident() - self._beside()
-        if not self._baseline:
-            self._baseline = taken
-        return taken
-
     def _given_back(self) -> None:
         self._measure()
         self._pump()
 
-    def _learn(self, kind: str, artifact_bytes: int, grown: int) -> None:
-        """Learns from a load by how much the process grew; the first one of a kind brings its libraries along."""
-        if kind in self._kinds:
-            if not self._freed.pending:
-                self._footprint.loaded(kind, artifact_bytes, grown)
-        else:
-            self._kinds.add(kind)
-            self._baseline += max(grown - self._footprint.estimate(kind, artifact_bytes), 0)
-
     def _measure(self) -> None:
-        """Tells the cache what all models take, while that can be told.
-
-        The allocator keeps what was freed. Whoever takes that for the models' own believes that few of them fit, unloads
-        more, and has yet more of it.
-        """
-        if self._freed.pending:
-            return
-        if not self.cache.budget.taken:
-            # No model is there, so whatever there is, is none's.
-            self._baseline = self._taken()
-        # Something is always under way while models come and go, and estimates know of it.
-        self.cache.measured(max(self._taken() - self._baseline, 0), perf_counter(), force=True)
+        """Tells the cache what all models take, while that can be told."""
+        taken = self._memory.measure(none_there=not self.cache.budget.taken)
+        if taken is not None:
+            # Something is always under way while models come and go, and estimates know of it.
+            self.cache.measured(taken, perf_counter(), force=True)
 
     # ------------------------------------------------------------------ what others are told
 
@@ -479,33 +436,14 @@ class Targets:
         for event in self.cache.events(self._told):
             self._told = event.number
             if event.what == "unloaded":
-                self._freed.add(event.bytes)
+                self._memory.freed(event.bytes)
             endpoint = self._endpoints.get(event.key[0])
-            if endpoint is not None:
-                endpoint.counts.count(event)
+            if endpoint is None:
+                continue
+            endpoint.counts.count(event)
+            # Those refused for a failure follow it, which the line before has told.
+            if (event.what, event.reason) != ("refused", "failed"):
                 endpoint.log.info("model %s %s", event.key[1], event.text)
-
-    def samples(self) -> list[Sample]:
-        """The metrics of all targets."""
-        if not self._endpoints:
-            return []
-        loaded = Counter(view.key[0] for view in self.cache.entries() if view.loaded)
-        samples = [
-            sample
-            for name, endpoint in self._endpoints.items()
-            for sample in endpoint.counts.samples(endpoint.statistics.invocations, loaded[name])
-        ]
-        stats, pid = self.cache.stats, (("pid", str(os.getpid())),)
-        samples += [
-            Sample("serving_model_cache_budget_bytes", "gauge", pid, self.cache.budget.bytes),
-            Sample("serving_model_cache_held_bytes", "gauge", pid, self.cache.budget.held),
-            Sample("serving_model_cache_residual_bytes", "gauge", pid, self.cache.budget.residual),
-            Sample("serving_model_cache_evicted_bytes", "counter", (), stats.evicted_bytes),
-        ]
-        for name, counts in (("refused", stats.refused), ("unloaded", stats.unloaded)):
-            for cause, count in counts.items():
-                samples.append(Sample(f"serving_model_cache_{name}", "counter", (("cause", cause),), count))
-        return samples
 
     @property
     def pressure(self) -> int:
@@ -513,85 +451,3 @@ class Targets:
         pressed = self.cache.stats.evicted_bytes + self._too_large
         since, self._pressed = pressed - self._pressed, pressed
         return since
-
-    def states(self) -> list[dict[str, Any]]:
-        """Each target that is in memory or known to be broken, as the model repository's index has it."""
-        return [
-            {
-                "name": f"{view.key[0]}:{view.key[1]}",
-                "state": "READY" if view.loaded else "UNAVAILABLE",
-                "reason": "" if view.loaded else view.reason or view.state,
-            }
-            for view in self.cache.entries()
-            if view.state != "missing"
-        ]
-
-    def summaries(self) -> list[dict[str, Any]]:
-        """Each endpoint with its targets, and what came and went last, for `GET /debug/models`."""
-        now = perf_counter()
-        targets: dict[str, list[dict[str, Any]]] = {name: [] for name in self._endpoints}
-        for view in self.cache.entries():
-            if view.key[0] in targets:
-                targets[view.key[0]].append(_shown(view, self.cache.get(view.key), now))
-        events: dict[str, list[dict[str, Any]]] = {name: [] for name in self._endpoints}
-        for event in reversed(self.cache.events(0)):
-            if event.key[0] in events:
-                events[event.key[0]].append(_told(event, now))
-        return [
-            {
-                "name": name,
-                "variant": endpoint.variant,
-                "multi_model": True,
-                "prefix": endpoint.targets.prefix,
-                "eviction": self._settings.model_eviction,
-                "budget_bytes": self.cache.budget.bytes,
-                "held_bytes": self.cache.budget.held,
-                "residual_bytes": self.cache.budget.residual,
-                "loaded": sum(target["state"] == "READY" for target in targets[name]),
-                "targets": targets[name],
-                "events": events[name],
-                "pid": os.getpid(),
-            }
-            for name, endpoint in self._endpoints.items()
-        ]
-
-
-def _shown(view: EntryView[Key], endpoint: Endpoint | None, now: float) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "target": view.key[1],
-        "state": "READY" if view.loaded else view.state,
-        "doing": view.doing,
-        "reason": view.reason,
-        "bytes": view.bytes,
-        "revision": view.revision,
-        "pinned": view.pinned,
-        "in_use": view.in_use,
-        "waiting": view.waiting,
-        "refused": view.refused,
-        "for_s": round(now - view.since, 3) if view.since else 0.0,
-    }
-    if endpoint is not None:
-        model = endpoint.model
-        shown |= {
-            "version": model.version,
-            "platform": model.spec.platform,
-            "batched": model.spec.batched,
-            "why_not_batched": model.spec.why_not_batched,
-            "batches": {f"{reason} ({mode})": count for (reason, mode), count in model.statistics.reasons.items()},
-            "response_cache": model.cached(),
-        }
-    return shown
-
-
-def _told(event: Event[Key], now: float) -> dict[str, Any]:
-    return {
-        "what": event.what,
-        "target": event.key[1],
-        "reason": event.reason,
-        "bytes": event.bytes,
-        "seconds": round(event.seconds, 6),
-        "locating_s": round(event.locating_s, 6),
-        "waited_s": round(event.waited_s, 6),
-        "callers": event.callers,
-        "ended_s_ago": round(now - event.when, 3),
-    }

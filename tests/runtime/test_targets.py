@@ -19,7 +19,6 @@ from serving.runtime import targets
 from serving.runtime.caching import make_model
 from serving.runtime.dataplane import DataPlane
 from serving.runtime.invocation import Face, Head, Invocation
-from serving.runtime.memory import give_back
 from serving.runtime.model import Pulse
 from serving.runtime.multi_model import MultiModelEndpoint
 from serving.runtime.response_cache import ResponseCache
@@ -253,25 +252,6 @@ def test_a_head_that_is_remembered_finds_its_model_after_an_eviction(run: Run) -
     run(scenario)
 
 
-def test_what_does_not_fit_goes_by_the_bytes_it_takes(run: Run) -> None:
-    # What other tests freed and the allocator kept would be filled first, and the process would not grow.
-    give_back()
-
-    async def scenario(worker: Worker) -> None:
-        for number in range(30):
-            worker.disk.put(f"m{number}", number, weights=4 * MEBIBYTE)
-        worker.targets.resize(40 * MEBIBYTE)
-        for _ in range(2):
-            for number in range(30):
-                assert await worker.ask(f"m{number}") == many.answer(number)
-                assert worker.targets.cache.budget.held <= 50 * MEBIBYTE
-        reasons = {event.reason for event in worker.targets.cache.events() if event.what == "unloaded"}
-        assert reasons
-        assert worker.loaded < 20
-
-    run(scenario)
-
-
 def test_one_that_does_not_fit_waits_for_what_other_workers_can_spare(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,7 +286,7 @@ def test_a_broken_model_is_refused_until_it_may_be_whole(run: Run) -> None:
         assert str(file) not in error.message
         assert isinstance(await worker.ask("a"), LoadFailed)
         assert worker.disk.loads == ["a"]
-        assert worker.targets.states() == [{"name": "many:a", "state": "UNAVAILABLE", "reason": error.message}]
+        assert worker.targets.reports.states() == [{"name": "many:a", "state": "UNAVAILABLE", "reason": error.message}]
 
     run(scenario)
 
@@ -415,7 +395,7 @@ def test_an_endpoint_that_goes_takes_its_models_along(run: Run) -> None:
             worker.targets.remove(worker.endpoint)
             assert isinstance(await waits.got, ServingError)
         await worker.until(lambda: not list(worker.targets.cache.entries()))
-        assert worker.targets.samples() == []
+        assert worker.targets.reports.samples() == []
 
     run(scenario)
 
@@ -444,7 +424,7 @@ def test_who_waits_goes_on_with_the_endpoint_that_takes_the_place_of_its_own(run
 def test_hits_never_fall(run: Run) -> None:
     async def scenario(worker: Worker) -> None:
         def hits() -> float:
-            found = (one.value for one in worker.targets.samples() if one.name == "sagemaker_model_cache_hits")
+            found = (one.value for one in worker.targets.reports.samples() if one.name == "sagemaker_model_cache_hits")
             return float(next(found))  # type: ignore[arg-type]
 
         seen = 0.0
