@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from loadtests.bench.stats import Interval
 from loadtests.control import calls
 from loadtests.control.archives import IMAGE, Archive, archives
 from loadtests.control.calls import KEYS, Raw
-from loadtests.control.report import Report, Times
+from loadtests.report import Report, Times
 
 CALLERS = 8
 READY = "/v2/health/ready"
@@ -51,13 +52,12 @@ class Context:
     folder: Path
     seconds: float
     rounds: int
-    sizes: Sizes
     executable: str | None
     report: Report
+    sizes: Sizes = field(default_factory=Sizes)
     server_core: int = 0
     load_core: int = 1
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    _populated: Path | None = None
 
     def close(self) -> None:
         """Removes what was made for this run alone."""
@@ -80,31 +80,26 @@ class Context:
         program = Path(self.executable).absolute() if self.executable else Path(sys.executable).parent / "serving"
         with tempfile.TemporaryDirectory(prefix="bench-state-") as fresh:
             command = [str(program), "up", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
-            command += [
-                "--state-dir",
-                str(state_dir or fresh),
-                "--allow-path",
-                str((self.folder / "control").resolve()),
-            ]
+            command += ["--state-dir", str(state_dir or fresh)]
+            command += ["--allow-path", str((self.folder / "control").resolve())]
             if with_s3 is not None:
                 command += ["--with-s3", "--s3-port", str(with_s3)]
             where = str(self.server_core if core is None else core)
             with servers.running(OURS, Launch(command, READY, environment), port, where) as server:
                 yield server
 
+    @functools.cached_property
     def populated(self) -> Path:
-        """The state of a server with all endpoints and configs, made on the first call; its server has ended."""
-        if self._populated is None:
-            state = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-populated-")))
-            several = self.archives(self.sizes.endpoints)
-            with self.server(state) as server:
-                began = perf_counter()
-                populate(server.port, several, self.sizes.configs)
-                took = perf_counter() - began
-            self.report.figure(f"populate: {self.sizes.endpoints} endpoints InService, {CALLERS} callers, s", took)
-            say(f"  {self.sizes.endpoints} endpoints and {self.sizes.configs} configs made in {took:.1f} s")
-            self._populated = state
-        return self._populated
+        """The state of a server with all endpoints and configs, made when first asked for; its server has ended."""
+        state = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-populated-")))
+        several = self.archives(self.sizes.endpoints)
+        with self.server(state) as server:
+            began = perf_counter()
+            populate(server.port, several, self.sizes.configs)
+            took = perf_counter() - began
+        self.report.figure(f"populate: {self.sizes.endpoints} endpoints InService, {CALLERS} callers, s", took)
+        say(f"  {self.sizes.endpoints} endpoints and {self.sizes.configs} configs made in {took:.1f} s")
+        return state
 
     def times(self, case: str, what: str, seconds: Sequence[float], note: str = "") -> Times:
         """Adds a line to the table, and says so at once: a run takes long."""

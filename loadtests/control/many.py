@@ -16,7 +16,7 @@ CONNECTIONS = 16
 def run(context: Context) -> None:
     """All processes of a server count, the supervisor included; an idle server costs the other nothing."""
     first = context.archives(1)[0]
-    several = context.populated()
+    several = context.populated
     with contextlib.ExitStack() as stack:
         one: Server = stack.enter_context(context.server())
         populate(one.port, [first], 1)

@@ -19,7 +19,7 @@ WARM = 20
 
 def run(context: Context) -> None:
     """All calls in turns, so that none has the quiet moments for itself."""
-    with context.server(context.populated()) as server, Raw(server.port) as raw:
+    with context.server(context.populated) as server, Raw(server.port) as raw:
         sagemaker = calls.client("sagemaker", server.port)
         questions = _questions(raw)
         clients: dict[str, Callable[[str, dict[str, Any]], Any]] = {

@@ -18,7 +18,7 @@ def run(context: Context) -> None:
             raw.call("ListEndpoints")
         _starts(context, "a new state", None, 0)
         _starts(context, "a control database without endpoints", Path(used), 0)
-    _starts(context, f"{context.sizes.endpoints} endpoints", context.populated(), context.sizes.endpoints)
+    _starts(context, f"{context.sizes.endpoints} endpoints", context.populated, context.sizes.endpoints)
 
 
 def _starts(context: Context, what: str, state: Path | None, endpoints: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -63,15 +64,12 @@ class Context(control.Context):
     """One run; beside what `loadtests.control` has of it, the amounts and the store."""
 
     amounts: Amounts = field(default_factory=Amounts)
-    _shelf: Shelf | None = None
 
-    @property
+    @functools.cached_property
     def shelf(self) -> Shelf:
-        """The store on the load core, started on the first call; it runs until the context is closed."""
-        if self._shelf is None:
-            started = shelf.running(self.server, self.folder / "multi-model" / "store", self.load_core)
-            self._shelf = self._stack.enter_context(started)
-        return self._shelf
+        """The store on the load core, started when first asked for; it runs until the context is closed."""
+        started = shelf.running(self.server, self.folder / "multi-model" / "store", self.load_core)
+        return self._stack.enter_context(started)
 
     @contextlib.contextmanager
     def many(self, folder: str = WIDE, *, budget: int = 0, **settings: object) -> Iterator[Server]:

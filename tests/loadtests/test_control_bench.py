@@ -1,4 +1,4 @@
-"""The control plane's benchmark: what counts as held, and a short run of what needs no load generator."""
+"""The control plane's benchmark: its cases, and a short run of what needs no load generator."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.bench.stats import Interval
 from loadtests.control import deploying, pages, startup
-from loadtests.control.__main__ import chosen, runs
+from loadtests.control.__main__ import runs
 from loadtests.control.cases import CALLS, CASES, TARGETS
 from loadtests.control.context import Context, NotServed, Sizes, in_service, populate
-from loadtests.control.report import Report, Times
 from loadtests.control.traffic import BEGUN
+from loadtests.report import Report
+from loadtests.runner import chosen
 
 TINY = Sizes(endpoints=4, configs=12, deployed=2, waits=1, calls=3, starts=1, warming_starts=0)
 
@@ -25,7 +25,7 @@ TINY = Sizes(endpoints=4, configs=12, deployed=2, waits=1, calls=3, starts=1, wa
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
     cores = sorted(os.sched_getaffinity(0))
-    made = Context(tmp_path, 1.0, 1, TINY, None, Report({}), server_core=cores[0], load_core=cores[-1])
+    made = Context(tmp_path, 1.0, 1, None, Report("", TARGETS), TINY, server_core=cores[0], load_core=cores[-1])
     yield made
     made.close()
 
@@ -36,26 +36,7 @@ def figures(context: Context) -> dict[str, float]:
 
 def test_every_case_is_run_by_something() -> None:
     assert runs().keys() == CASES.keys()
-    assert chosen(["deploy", "pages"]) == ["deploy/file", "deploy/s3", "pages"]
-    with pytest.raises(SystemExit, match="no case 'pagse'"):
-        chosen(["pagse"])
-
-
-def test_the_worse_end_of_the_interval_decides() -> None:
-    report = Report({"machine": "one"})
-    name = "many: CPU of an invocation, 200 endpoints to 1"
-    assert report.figure(name, Interval(1.0, 0.99, 1.03)).holds is True
-    assert report.figure(name, Interval(1.0, 0.99, 1.04)).holds is False
-    assert report.figure("without a target", 3.0).holds is None
-    assert [figure.high for figure in report.missed] == [1.04]
-    assert "**missed**" in report.markdown()
-    assert [figure["holds"] for figure in json.loads(report.json())["figures"]] == [True, False, None]
-
-
-def test_times_are_percentiles_in_ms() -> None:
-    times = Times.of("case", "what", [0.001 * number for number in range(1, 101)])
-    assert (times.count, times.p50_ms, times.p99_ms, times.longest_ms) == pytest.approx((100, 50, 99, 100))
-    assert times.cells()[2:6] == ["100", "50.00", "99.00", "100"]
+    assert list(chosen(["deploy", "pages"], CASES)) == ["deploy/file", "deploy/s3", "pages"]
 
 
 def test_endpoints_are_deployed_updated_and_deleted(context: Context) -> None:

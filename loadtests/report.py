@@ -1,4 +1,4 @@
-"""What a run found: times of calls, figures against their targets, machine and versions; as text, Markdown and JSON."""
+"""What a benchmark of deployed endpoints found: times of calls, figures against their targets, machine and versions; as text, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from loadtests.bench.cases import Target
 from loadtests.bench.stats import Interval, percentile
-from loadtests.control.cases import TARGETS
 
 CALL_COLUMNS = ("case", "what", "count", "p50 ms", "p99 ms", "longest ms", "note")
 FIGURE_COLUMNS = ("figure", "value", "interval", "target", "verdict")
@@ -70,9 +69,9 @@ class Figure:
 class Report:
     """Everything that one run found; `targets` by the figure's name."""
 
-    machine: Mapping[str, str]
-    title: str = "Control plane"
-    targets: Mapping[str, Target] = field(default_factory=lambda: TARGETS)
+    title: str
+    targets: Mapping[str, Target]
+    machine: Mapping[str, str] = field(default_factory=dict)
     times: list[Times] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -85,12 +84,8 @@ class Report:
 
     def figure(self, name: str, value: float | Interval) -> Figure:
         """Records a figure."""
-        target = self.targets.get(name)
-        found = (
-            Figure(name, value.value, value.low, value.high, target)
-            if isinstance(value, Interval)
-            else Figure(name, value, value, value, target)
-        )
+        ends = value if isinstance(value, Interval) else Interval(value, value, value)
+        found = Figure(name, ends.value, ends.low, ends.high, self.targets.get(name))
         self.figures.append(found)
         return found
 
