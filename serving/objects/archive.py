@@ -15,7 +15,6 @@ import shutil
 import tarfile
 import tempfile
 import unicodedata
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from stat import S_ISREG
 from typing import IO, Any, Final
 
 import msgspec
+from isal import isal_zlib
 
 from serving.errors import ArtifactError
 
@@ -31,8 +31,11 @@ _PIECE_BYTES: Final = 64 * 1024
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 
-_GZIP: Final = 16 + zlib.MAX_WBITS
+_GZIP: Final = 16 + isal_zlib.MAX_WBITS
 """What zlib calls it."""
+
+_FAULT: Final[type[Exception]] = isal_zlib.error  # type: ignore[assignment]
+"""What it raises at damaged bytes; the package's stubs have another name for it."""
 
 MOST_HEADER_BYTES: Final = 1024 * 1024
 """Extended headers are read into memory whole; real ones have a few hundred bytes."""
@@ -119,12 +122,13 @@ class _Damaged(Exception):
 class _Inflated(io.RawIOBase):
     """The bytes of a gzip file, forward only and within bounds, in the form that tarfile reads.
 
-    It inflates by itself, since `gzip` does so in pieces of a few KiB, which takes half as long again.
+    It inflates by itself, since `gzip` does so in pieces of a few KiB, which takes half as long again, and by ISA-L, which
+    takes half of zlib's time.
     """
 
     def __init__(self, stream: IO[bytes], archive: Path, limits: Limits, grown: Callable[[int], None] | None) -> None:
         self._stream = stream
-        self._inflater = zlib.decompressobj(_GZIP)
+        self._inflater = isal_zlib.decompressobj(_GZIP)
         self._deflated = b""
         self._ahead = b""
         self._position = 0
@@ -173,7 +177,7 @@ class _Inflated(io.RawIOBase):
                     if not more:
                         return b""
                     self._deflated = more.lstrip(b"\0")
-                self._inflater = zlib.decompressobj(_GZIP)
+                self._inflater = isal_zlib.decompressobj(_GZIP)
             if not self._deflated:
                 self._deflated = self._stream.read(_PIECE_BYTES)
                 if not self._deflated:
@@ -182,7 +186,7 @@ class _Inflated(io.RawIOBase):
                     raise EOFError
             try:
                 data = self._inflater.decompress(self._deflated, most)
-            except zlib.error as error:
+            except _FAULT as error:
                 raise _Damaged(str(error)) from error
             self._deflated = self._inflater.unconsumed_tail
             if data:
@@ -228,12 +232,13 @@ def _extract(
                 entries += len(path.parts)
                 size += member.size
         inflated.drain()
-    except EOFError as error:
-        raise ArtifactError(f"{archive} is cut short; copy it again") from error
-    except _Damaged as error:
+    except (EOFError, _Damaged) as error:
         stream.seek(0)
-        hint = "is damaged" if stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC else "is not a gzip file"
-        raise ArtifactError(f"{archive} {hint} ({error}); a gzipped tar (tar -czf) was expected") from error
+        if stream.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
+            raise ArtifactError(f"{archive} is not a gzip file; a gzipped tar (tar -czf) was expected") from error
+        if isinstance(error, EOFError):
+            raise ArtifactError(f"{archive} is cut short; copy it again") from error
+        raise ArtifactError(f"{archive} is damaged ({error}); a gzipped tar (tar -czf) was expected") from error
     except (tarfile.TarError, RecursionError, ValueError, OverflowError) as error:
         if inflated.tell() == 0:
             raise _empty(archive) from error
