@@ -13,7 +13,7 @@ from collections.abc import Callable
 from loadtests import runner
 from loadtests.bench.openloop import BadAnswer
 from loadtests.bench.report import describe_machine
-from loadtests.multi_model import herd, hits, known, loading, zipf
+from loadtests.multi_model import herd, hits, known, loading, wide, zipf
 from loadtests.multi_model.cases import CASES, CONNECTIONS, POLICIES, TARGETS
 from loadtests.multi_model.context import QUICK, Amounts, Context
 from loadtests.report import Report
@@ -31,7 +31,7 @@ def runs() -> dict[str, Callable[[Context], None]]:
     """What each case name runs."""
     return {
         **{f"hit/c{connections}": functools.partial(hits.run, connections=connections) for connections in CONNECTIONS},
-        "disk-hit": loading.disk_hits,
+        **{f"disk-hit/{size}MB": functools.partial(loading.disk_hits, megabytes=size) for size in wide.HIDDEN},
         "miss": loading.misses,
         **{f"zipf/{policy}": functools.partial(zipf.run, policy=policy) for policy in POLICIES},
         "known": known.run,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from loadtests.bench.cases import Target, at_least, at_most
+from loadtests.multi_model import wide
 
 CASES: Final = {
     "hit/c16": "fraud-mlp as a loaded target against itself on an endpoint of its own, 16 connections, one server",
     "hit/c64": "the same with 64 connections",
-    "disk-hit": "a target of 1 MB that is on disk, to its answer, against session creation alone in a script",
+    "disk-hit/1MB": "a target that is on disk, to its answer, against session creation alone in a script",
+    "disk-hit/10MB": "the same with a larger one",
+    "disk-hit/100MB": "the same with a still larger one",
     "miss": "a target of 1 MB that is in S3 alone, to its answer, against get, extract, session and run in a script",
     "zipf/lru": "5,000 models of 1 MB, 1 GB of memory, Zipf(1.1), 32 connections; the least recently used goes first",
     "zipf/default": "the same with the policy that is the default",
@@ -24,7 +27,7 @@ GETTERS: Final = ("obstore", "boto3")
 
 TARGETS: Final[dict[str, Target]] = {
     **{f"hit/c{connections}: CPU of a hit, to a single-model endpoint": at_most(1.05) for connections in CONNECTIONS},
-    "disk-hit: a disk hit less a hit, to session creation": at_most(1.2),
+    **{f"disk-hit/{size}MB: a disk hit less a hit, to session creation": at_most(1.2) for size in wide.HIDDEN},
     "miss: a miss, to a script": at_most(1.2),
     **{
         f"zipf/{policy}: {what}": bound

@@ -16,7 +16,7 @@ from loadtests.multi_model.calling import Caller
 from loadtests.multi_model.cases import GETTERS
 from loadtests.multi_model.context import Context, debug, is_right, request, unload
 from loadtests.multi_model.script import Script
-from loadtests.multi_model.shelf import BUCKET, WIDE, key
+from loadtests.multi_model.shelf import BUCKET, WIDE, key, wide_folder
 
 GROUP = 10
 HITS = 3
@@ -24,34 +24,36 @@ FRESH_S = 3600.0
 """So that no answer waits for the store to be asked whether a copy is up to date."""
 
 
-def disk_hits(context: Context) -> None:
+def disk_hits(context: Context, megabytes: int) -> None:
     """Each target is unloaded, asked for, and asked again; the script makes a session of the same file before or after."""
-    warming, count = context.amounts.warming, context.amounts.disk_hits
-    context.shelf.fill_wide(warming + count)
+    warming, count, case = context.amounts.warming, context.amounts.disk_hits, f"disk-hit/{megabytes}MB"
+    models = (warming + count) // megabytes + 1
+    context.shelf.fill_wide(models, megabytes)
     cold, warm, alone = list[float](), list[float](), list[float]()
     with (
-        context.many(model_refresh_s=FRESH_S) as server,
+        context.many(wide_folder(megabytes), model_refresh_s=FRESH_S) as server,
         Caller(server.port) as caller,
         _script(context) as plain,
         tempfile.TemporaryDirectory(prefix="bench-files-") as folder,
     ):
-        for number in range(warming + count):
+        for number in range(models):
             _asked(caller, number)
             unload(server.port, number)
         file = Path(folder) / wide.FILE
-        for number in range(warming + count):
-            file.write_bytes(wide.content(number))
-            found, hit, took = _around(number, functools.partial(_disk_hit, server, caller, number), plain, str(file))
-            if number >= warming:
+        for turn in range(warming + count):
+            number = turn % models
+            file.write_bytes(wide.content(number, megabytes))
+            found, hit, took = _around(turn, functools.partial(_disk_hit, server, caller, number), plain, str(file))
+            if turn >= warming:
                 cold.append(found)
                 warm.append(hit)
                 alone.append(took)
-        _breakdown(context, "disk-hit", server, count)
-    context.times("disk-hit", "a target on disk", cold)
-    context.times("disk-hit", "a hit", warm)
-    context.times("disk-hit", "session creation in a script", alone)
+        _breakdown(context, case, server, count)
+    context.times(case, "a target on disk", cold)
+    context.times(case, "a hit", warm)
+    context.times(case, "session creation in a script", alone)
     less = [found - hit for found, hit in zip(cold, warm, strict=True)]
-    context.figure("disk-hit: a disk hit less a hit, to session creation", of_medians(less, alone))
+    context.figure(f"{case}: a disk hit less a hit, to session creation", of_medians(less, alone))
 
 
 def misses(context: Context) -> None:
@@ -99,11 +101,9 @@ def _script(context: Context) -> AbstractContextManager[Script]:
     return script.running(BUCKET, context.shelf.environment, context.server_core)
 
 
-def _around(
-    number: int, ask: Callable[[], tuple[float, float]], plain: Script, file: str
-) -> tuple[float, float, float]:
+def _around(turn: int, ask: Callable[[], tuple[float, float]], plain: Script, file: str) -> tuple[float, float, float]:
     """Server and script, every other time the other way round."""
-    if number % 2:
+    if turn % 2:
         took = plain.time("session", file)["session"]
         return *ask(), took
     return *ask(), plain.time("session", file)["session"]

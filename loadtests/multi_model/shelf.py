@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from loadtests.multi_model import wide
 
 BUCKET: Final = "models"
 WIDE: Final = "wide"
-"""Below this prefix lie the models of `wide`."""
+"""Below this prefix lie the models of `wide` that take 1 MB, below `WIDE-N` those that take N MB."""
 
 SMALL: Final = "small"
 """Below this one, copies of one model of 24 KB."""
@@ -64,9 +65,14 @@ class Shelf:
         with ThreadPoolExecutor(_UPLOADERS) as uploaders:
             list(uploaders.map(put, missing))
 
-    def fill_wide(self, count: int) -> None:
-        """So many models of 1 MB."""
-        self.fill(WIDE, count, wide.archive)
+    def fill_wide(self, count: int, megabytes: int = 1) -> None:
+        """So many models of so many MB."""
+        self.fill(wide_folder(megabytes), count, functools.partial(wide.archive, megabytes=megabytes))
+
+
+def wide_folder(megabytes: int) -> str:
+    """The folder of the models that take so much."""
+    return WIDE if megabytes == 1 else f"{WIDE}-{megabytes}"
 
 
 def target(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Models of 1 MB that can be told apart: each has weights of its own, and answers the number that it was made for."""
+"""Models of 1 MB or more that can be told apart: each has weights of its own, and answers the number that it was made for."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 from loadtests.bench.models import IR_VERSION, OPSET, Array
 
 FEATURES: Final = 30
-HIDDEN: Final = 480
+HIDDEN: Final = {1: 480, 10: 1_560, 100: 4_985}
+"""By the MB that a model takes."""
+
 CONTENT_TYPE: Final = "application/json"
 FILE: Final = "model.onnx"
 
-_LAYERS: Final = ((FEATURES, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 1))
 _INPUT, _OUTPUT = "features", "score"
 
 ROW: Final = np.round(np.random.default_rng(1).standard_normal(FEATURES), 4)
@@ -28,21 +29,21 @@ ROW: Final = np.round(np.random.default_rng(1).standard_normal(FEATURES), 4)
 BODY: Final = json.dumps({"instances": [ROW.tolist()]}, separators=(",", ":")).encode()
 
 
-def content(number: int) -> bytes:
+def content(number: int, megabytes: int = 1) -> bytes:
     """The ONNX file of a model: three dense layers, of which a number between -0.25 and 0.25 is added to its own."""
-    graph = _graph()
+    graph, layers = _graph(megabytes), _layers(megabytes)
     random = np.random.default_rng(number)
-    for place, (rows, columns) in enumerate(_LAYERS):
+    for place, (rows, columns) in enumerate(layers):
         weight = random.standard_normal((rows, columns), dtype=np.float32) * np.float32(np.sqrt(1 / rows))
         graph.graph.initializer[place].raw_data = weight.tobytes()
-    graph.graph.initializer[len(_LAYERS)].raw_data = np.float32(number).tobytes()
+    graph.graph.initializer[len(layers)].raw_data = np.float32(number).tobytes()
     made: bytes = graph.SerializeToString()
     return made
 
 
-def archive(number: int) -> bytes:
+def archive(number: int, megabytes: int = 1) -> bytes:
     """The model as a gzipped tar, at gzip's quickest: random weights do not shrink, whatever is spent on them."""
-    inner = content(number)
+    inner = content(number, megabytes)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
         member = tarfile.TarInfo(FILE)
@@ -64,13 +65,19 @@ def feed() -> dict[str, Array]:
     return {_INPUT: ROW.astype(np.float32)[None]}
 
 
+def _layers(megabytes: int) -> tuple[tuple[int, int], ...]:
+    hidden = HIDDEN[megabytes]
+    return (FEATURES, hidden), (hidden, hidden), (hidden, 1)
+
+
 @functools.cache
-def _graph() -> onnx.ModelProto:
+def _graph(megabytes: int) -> onnx.ModelProto:
     nodes, value = [], _INPUT
+    shapes = _layers(megabytes)
     weights = [
-        numpy_helper.from_array(np.zeros(shape, np.float32), f"weight_{place}") for place, shape in enumerate(_LAYERS)
+        numpy_helper.from_array(np.zeros(shape, np.float32), f"weight_{place}") for place, shape in enumerate(shapes)
     ]
-    for place in range(len(_LAYERS)):
+    for place in range(len(shapes)):
         nodes += [
             helper.make_node("MatMul", [value, f"weight_{place}"], [f"dense_{place}"]),
             helper.make_node("Tanh", [f"dense_{place}"], [f"tanh_{place}"]),

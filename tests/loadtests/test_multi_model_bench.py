@@ -145,9 +145,9 @@ def test_a_pause_of_the_machine_does_not_decide() -> None:
 
 @pytest.mark.slow
 def test_cold_targets_are_timed_beside_a_script(context: Context) -> None:
-    loading.disk_hits(context)
+    loading.disk_hits(context, 1)
     loading.misses(context)
-    assert targets("disk-hit") == figures(context, "disk-hit").keys()
+    assert targets("disk-hit/1MB") == figures(context, "disk-hit/1MB").keys()
     assert targets("miss") == figures(context, "miss").keys()
     assert np.all(np.array(list(figures(context, "miss").values())) > 0)
 
