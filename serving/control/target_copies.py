@@ -11,11 +11,11 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path, PurePosixPath
-from threading import Condition
+from threading import Condition, Semaphore
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
@@ -39,6 +39,9 @@ FULL_S: Final = 5.0
 
 ROOM_S: Final = 10.0
 """How long room is waited for that copies take which are being read."""
+
+TURN_S: Final = 1.0
+"""How long an archive waits for others to be unpacked, which takes milliseconds, or else minutes."""
 
 _INDEX: Final = "index"
 _OBJECT: Final = ".object"
@@ -68,6 +71,8 @@ class TargetCopies:
         self._boot = boot
         self._cache = DiskCache(budget or 0)
         self._room = Condition()
+        # Unpacking takes a core, and workers that answer requests want them as well.
+        self._turns = Semaphore(max(len(os.sched_getaffinity(0)) // 2, 1))
         self._index = CopyIndex(directory / _INDEX)
         self._started = time_ns()
         self._numbers = count(1)
@@ -206,9 +211,20 @@ class TargetCopies:
         )
         if not file_name(url).endswith(repository.ARCHIVE_SUFFIXES) and self._is_plain(url, fetched, place):
             return info, Content(info.size, 1), file_name(url)
-        content = extract(fetched, place, self._limits, lambda grown: self._set_aside(url, info.size + grown))
+        with self._unpacking():
+            content = extract(fetched, place, self._limits, lambda grown: self._set_aside(url, info.size + grown))
         fetched.unlink()
         return info, content, ""
+
+    @contextmanager
+    def _unpacking(self) -> Iterator[None]:
+        """One's turn to unpack, or the end of waiting for it."""
+        turn = self._turns.acquire(timeout=TURN_S)
+        try:
+            yield
+        finally:
+            if turn:
+                self._turns.release()
 
     def _is_plain(self, url: str, fetched: Path, place: Path) -> bool:
         """Whether it is a model's file as it is, and then puts it in its place; else it may be an archive by another name."""

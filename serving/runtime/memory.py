@@ -12,7 +12,7 @@ from typing import Final
 
 from serving.runtime.turns import apart
 
-EVERY_S: Final = 2.0
+EVERY_S: Final = 1.0
 """Between two times that much was freed: a heap of a gigabyte takes 20 to 100 ms, in which threads that free wait."""
 
 QUIET_S: Final = 10.0

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from serving.runtime.footprint import Footprint
-from serving.runtime.memory import Freed
+from serving.runtime.memory import Freed, give_back
 from serving.runtime.process_memory import resident
+
+_TRUST: Final = 0.25
+"""The share of the last time in what the allocator is believed to keep."""
 
 
 class TargetMemory:
@@ -19,7 +23,9 @@ class TargetMemory:
     def __init__(self, beside: Callable[[], int], given: Callable[[], None]) -> None:
         self._beside = beside
         self._footprint = Footprint()
-        self._freed = Freed(given=given)
+        self._freed = Freed(give_back=self._give_back, given=given)
+        self._kept = 0.0
+        """What the allocator keeps of what models left by the time that it is given back."""
         self._kinds: set[str] = set()
         """Container kinds that were loaded here."""
         self._baseline = 0
@@ -54,15 +60,23 @@ class TargetMemory:
         """A model of so many bytes is gone."""
         self._freed.add(bytes_)
 
-    def measure(self, *, none_there: bool) -> int | None:
-        """What all models take; None while that cannot be told. `none_there`: no model is there or on its way.
+    def _give_back(self) -> None:
+        """On a thread."""
+        before = resident()
+        give_back()
+        self._kept += _TRUST * (max(before - resident(), 0) - self._kept)
 
-        The allocator keeps what was freed. Whoever takes that for the models' own believes that few of them fit, unloads
-        more, and has yet more of it.
+    def measure(self, *, none_there: bool) -> int | None:
+        """What all models take, with what they leave to the allocator; None while that cannot be told. `none_there`: no model
+        is there or on its way.
+
+        The allocator keeps what was freed. Whoever takes all of that for the models' own believes that few of them fit, unloads
+        more, and has yet more of it: it is what is kept from one time to the next that counts.
         """
         if self._freed.pending:
             return None
         if none_there:
             # Whatever there is, is none's.
             self._baseline = self.taken()
-        return max(self.taken() - self._baseline, 0)
+            self._kept = 0.0
+        return max(self.taken() - self._baseline + int(self._kept), 0)

@@ -66,3 +66,26 @@ def _libraries_are_no_models_own(folder: Path) -> None:
 
 def test_what_a_failed_load_leaves_is_no_models_own(tmp_path: Path) -> None:
     alone(_libraries_are_no_models_own, tmp_path)
+
+
+def _what_is_kept_counts(folder: Path) -> None:
+    async def main() -> None:
+        given = asyncio.Event()
+        memory = TargetMemory(int, given.set)
+        assert memory.measure(none_there=True) == 0
+        pieces = [bytearray(b"x") * 64_000 for _ in range(2_000)]
+        # What came last stays, so that the heap cannot simply end earlier.
+        left = sum(map(len, pieces[:-1]))
+        del pieces[:-1]
+        memory.freed(left)
+        await asyncio.wait_for(given.wait(), WITHIN_S)
+        taken = memory.measure(none_there=False)
+        assert taken is not None
+        assert left / 8 < taken < left / 2
+        assert memory.measure(none_there=True) == 0
+
+    asyncio.run(main())
+
+
+def test_what_the_allocator_keeps_between_two_times_counts(tmp_path: Path) -> None:
+    alone(_what_is_kept_counts, tmp_path)
