@@ -10,7 +10,7 @@ SERVE := .venv/.installed-serve
 SOUND := .venv/.installed-sound
 TEST := .venv/.installed-test
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --build-deps-for=editable \
-	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra onnx --extra xgboost --extra lightgbm --extra sklearn --extra arrow --extra triton --extra control --extra postgres --extra s3 --extra samples
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra onnx --extra xgboost --extra lightgbm --extra sklearn --extra arrow --extra triton --extra control --extra postgres --extra s3 --extra grpc --extra samples
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from copy import copy
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,7 +29,7 @@ class Head:
 
     `name` is the endpoint or model, None for the container contract. `coding` is the content coding that its caller
     takes for a large answer. `length` is the body's bytes. `streamed`: the answer may come in parts. `generate`: the body
-    is that of Triton's generate extension. A head may be kept
+    is that of Triton's generate extension; `grpc`: body and answer are messages of its gRPC service. A head may be kept
     and used for each later request that repeats it to the byte, so `route` remembers the last routing of it.
     """
 
@@ -39,6 +40,7 @@ class Head:
         "content_type",
         "face",
         "generate",
+        "grpc",
         "inference_id",
         "json_length",
         "keep_alive",
@@ -75,7 +77,14 @@ class Head:
         self.keep_alive = True
         self.streamed = False
         self.generate = False
+        self.grpc = False
         self.route: Route | None = None
+
+    def timed(self, timeout_s: float) -> Head:
+        """The same with a time of its own, which is none of what a route depends on."""
+        head = copy(self)
+        head.timeout_s = timeout_s
+        return head
 
 
 class Reply(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serving.codecs import generate, parts, registry
+from serving.codecs import generate, grpc_infer, parts, registry
 from serving.codecs.base import Decode, Encode, Encoded
 from serving.codecs.plan import InputPlan
 from serving.contract import Array, Conventions
@@ -218,7 +218,10 @@ class Snapshot:
             )
         model = endpoint.model
         is_v2 = head.face is Face.OPEN_INFERENCE
-        if head.generate:
+        if head.grpc:
+            decode = grpc_infer.decoder(endpoint.plan)
+            encode = grpc_infer.encoder(model.spec, model.name, model.version)
+        elif head.generate:
             decode = generate.decoder(endpoint.plan, head.content_type or "")
             encode = generate.encoder(model.spec, model.name, model.version)
         else:
