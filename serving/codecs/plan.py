@@ -82,8 +82,8 @@ class InputPlan:
                 raise InvalidInput(f"{label} has shape {dims(shape)}: a dimension cannot be negative")
             if fixed >= 0 and dim != fixed:
                 raise InvalidInput(f"{label} has shape {dims(shape)}; {dims(expected.shape)} was expected")
-            if dim == 0 and fixed != 0:
-                what = "it has no rows; at least one row" if self.batched and shape[0] == 0 else "no empty dimension"
+            if dim == 0 and fixed != 0 and self.batched:
+                what = "it has no rows; at least one row" if shape[0] == 0 else "no empty dimension"
                 raise InvalidInput(f"{label} has shape {dims(shape)}: {what} was expected")
         elements = prod(shape)
         if elements > _MOST_ELEMENTS:

@@ -120,7 +120,7 @@ def _integers(label: str, datatype: str, flat: list[Any], kinds: set[type], shap
         _refuse(label, datatype, flat, shape, lambda v: type(v) is float and not v.is_integer())
         flat = list(map(int, flat))
     limits = np.iinfo(NUMPY[datatype])
-    if min(flat) < limits.min or max(flat) > limits.max:
+    if flat and (min(flat) < limits.min or max(flat) > limits.max):
         bad = next(i for i, v in enumerate(flat) if not limits.min <= v <= limits.max)
         raise InvalidInput(
             f"{label}: {_index(bad, shape)} is {shown(flat[bad])}, out of range for {datatype}"
