@@ -31,6 +31,7 @@ LogFormat = Literal["human", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 ModelControlMode = Literal["none", "poll", "explicit"]
 ModelEviction = Literal["gdsf", "lru"]
+GrpcTransport = Literal["grpcio", "h2corn"]
 Region = Annotated[str, Meta(pattern=r"^[a-z]{2,}(-[a-z]+)+-[0-9]+$")]
 AccountId = Annotated[str, Meta(pattern=r"^[0-9]{12}$")]
 
@@ -56,6 +57,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `model_load_wait_s`: how long a request waits for its model to be loaded at most, `model_load_limit_s`: how long a load
     may take. `model_refresh_s`: how long a model is served before the object store is asked whether it changed.
     `multi_model`: the server is a multi-model container, whose models `POST /models` names.
+    `grpc_port` is where the Open Inference Protocol is served over gRPC, with Triton's extensions (Triton's port is 8001);
+    None serves none. `grpc_transport` carries it: `grpcio`, the library of the gRPC project, or `h2corn`. A request message may
+    have `max_body_bytes`, its metadata `max_header_bytes`.
+    `tls_cert` and `tls_key` are of both ports. `tls_client_ca`: callers of both must show a certificate that one of these
+    authorities has signed; None asks for none.
     `allowed_hosts` are Host names beside the loopback ones, `allowed_origins` the web pages that may call.
     Port 0 takes a free one.
     """
@@ -63,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = "127.0.0.1"
     port: Port = 8080
     grpc_port: Port | None = None
+    grpc_transport: GrpcTransport = "grpcio"
     state_dir: Path = field(default_factory=lambda: _state_dir({}))
     models: tuple[str, ...] = ()
     model_repositories: tuple[Path, ...] = ()
@@ -101,6 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     multi_model: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    tls_client_ca: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     allow_unauthenticated: bool = False
@@ -205,12 +213,14 @@ def _decode(wanted: type, value: Any) -> Any:
 
 def _check(settings: Settings) -> None:
     """Refuses settings that cannot be honoured together."""
-    if settings.grpc_port is not None:
-        raise ConfigurationError("grpc_port is set, but this version serves no gRPC yet; leave it out and use HTTP")
+    if settings.grpc_port is not None and settings.grpc_port == settings.port != 0:
+        raise ConfigurationError(f"grpc_port and port are both {settings.port}; gRPC needs a port of its own")
     if (settings.tls_cert is None) != (settings.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if settings.tls_key is None else ("tls_key", "tls_cert")
         raise ConfigurationError(f"{given} is set without {missing}; TLS needs both")
-    for name in ("tls_cert", "tls_key"):
+    if settings.tls_client_ca is not None and settings.tls_cert is None:
+        raise ConfigurationError("tls_client_ca is set without tls_cert and tls_key; callers' certificates need TLS")
+    for name in ("tls_cert", "tls_key", "tls_client_ca"):
         path = getattr(settings, name)
         if path is not None and not path.is_file():
             raise ConfigurationError(f"{name} is {path}, where there is no file")

@@ -16,14 +16,17 @@ from serving.objects.catalogue import Catalogue, Entry
 from serving.objects.watch import Place
 from serving.processes.control import first
 from serving.processes.supervisor import Supervisor
-from serving.settings import Aws, ModelEviction, Settings, aws, load
+from serving.settings import Aws, GrpcTransport, ModelEviction, Settings, aws, load
 from serving.telemetry import logs
 
 
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="HTTP port; 0 picks a free one.  [default: 8080]")
-@click.option("--grpc-port", type=int, help="gRPC port (not built yet).")
+@click.option("--grpc-port", type=int, help="gRPC port, such as 8001; 0 picks a free one.  [default: no gRPC]")
+@click.option(
+    "--grpc-transport", type=click.Choice(get_args(GrpcTransport)), help="What carries gRPC.  [default: grpcio]"
+)
 @click.option("--state-dir", help="Where unpacked models and other state live.")
 @click.option(
     "--model", "models", multiple=True, metavar="[NAME=]PATH", help="A .onnx file, a directory or a model.tar.gz."
@@ -72,6 +75,7 @@ from serving.telemetry import logs
 )
 @click.option("--tls-cert", metavar="FILE", help="Certificate chain (PEM).")
 @click.option("--tls-key", metavar="FILE", help="Private key (PEM).")
+@click.option("--tls-client-ca", metavar="FILE", help="Authorities whose certificates callers must show (PEM).")
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="Another Host name to answer to.")
 @click.option(
     "--allowed-origin", "allowed_origins", multiple=True, metavar="ORIGIN", help="A web origin that may call."

@@ -104,12 +104,13 @@ class Api:
         assert self._plane is not None
         return await self._plane.answer(request)
 
-    def presence(self, url: str, pid: int) -> Presence:
+    def presence(self, url: str, pid: int, grpc_address: str | None) -> Presence:
         """What other programs on this machine are told of this server."""
         own = self._aws if self._seaweed is not None else Aws()
         return Presence(
             pid=pid,
             url=url,
+            grpc_address=grpc_address,
             region=self._settings.region,
             account_id=self._settings.account_id,
             access_key_id=own.access_key_id,

@@ -13,9 +13,11 @@ from typing import Any, TypeAlias
 import msgspec
 
 from serving.control.call import Answer, Request
+from serving.runtime.tracing import TraceSetting
 from serving.runtime.wiring import EndpointWiring, Located
 from serving.settings import Settings
 from serving.telemetry.accumulators import Sample
+from serving.telemetry.logs import Enabled
 
 _LENGTH = struct.Struct(">I")
 _MAX_BYTES = 256 * 1024 * 1024
@@ -61,7 +63,9 @@ class Wire(msgspec.Struct, frozen=True, tag=True):
 
 
 class Collect(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor to worker: tell what you count (`metrics`) or hold (`models`, of one model where `name` is set)."""
+    """Supervisor to worker: tell what you count or hold: `metrics`, `targets`, or of one model, where `name` is set, `models` and
+    `statistics`. Whatever else `what` is, the answer only tells that all before it was carried out.
+    """
 
     call: int
     what: str
@@ -159,6 +163,19 @@ class Locate(msgspec.Struct, frozen=True, tag=True):
     revision: str = ""
 
 
+class Adjust(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker: what your log lets through, and what you trace, by model, from now on."""
+
+    logs: Enabled
+    traces: dict[str, TraceSetting]
+
+
+class Traced(msgspec.Struct, frozen=True, tag=True):
+    """Worker to supervisor: requests that it traced, each as the name of its setting and an object of JSON."""
+
+    traces: list[tuple[str, bytes]]
+
+
 class Found(msgspec.Struct, frozen=True, tag=True):
     """Supervisor to worker: the answer to `Locate`; neither artifact nor error: its revision is still the same.
 
@@ -226,7 +243,9 @@ class Changed(msgspec.Struct, frozen=True, tag=True):
     message: str = ""
 
 
-ToWorker: TypeAlias = Begin | Prepare | Forget | Wire | Collect | Gathered | Answered | Drain | Found | Lease | Change
+ToWorker: TypeAlias = (
+    Begin | Prepare | Forget | Wire | Collect | Gathered | Answered | Drain | Found | Lease | Change | Adjust
+)
 ToSupervisor: TypeAlias = (
     Began
     | Ended
@@ -242,6 +261,7 @@ ToSupervisor: TypeAlias = (
     | TargetEnded
     | Held
     | Changed
+    | Traced
 )
 
 

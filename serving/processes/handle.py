@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from serving.processes.channel import Began, Channel, Collected
 from serving.telemetry.accumulators import Sample
@@ -38,6 +38,8 @@ class WorkerHandle:
         self.begun: dict[int, Began] = {}
         """What it loads at this moment, by load."""
         self.samples: list[Sample] = []
+        self.counts: dict[tuple[str, str], dict[str, Any]] = {}
+        """What it last said of the requests to each model and version, but for targets."""
 
     def buried(self) -> None:
         """It has ended: whoever waits for it is told."""

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
+import orjson
 
 from serving.codecs.plan import InputPlan
 from serving.contract import Container, ModelConfig
@@ -21,6 +22,7 @@ from serving.runtime import memory
 from serving.runtime.caching import make_model
 from serving.runtime.costs import Costs
 from serving.runtime.dataplane import DataPlane
+from serving.runtime.inference_counts import inference_counts
 from serving.runtime.loading import load
 from serving.runtime.model import Model, Pulse
 from serving.runtime.multi_model import MultiModelEndpoint
@@ -85,7 +87,8 @@ class Holding:
         self._served: dict[tuple[str, str], Loaded] = {}
         self._prepared: dict[int, Loaded | None] = {}
         """By call; None while it loads, and where something else that is kept or failed is in its place."""
-        self._statistics: dict[tuple[str, str], VariantStatistics] = {}
+        self._statistics: dict[tuple[str, str, str], VariantStatistics] = {}
+        """By endpoint, variant and version; what is gone counts on among the metrics while its endpoint is there."""
         self._lock = asyncio.Lock()
         self._turns = Turns(_LOADS_AT_ONCE, _SLOW_S)
 
@@ -145,7 +148,7 @@ class Holding:
             held = (*served.values(), *filter(None, self._prepared.values()))
             names = {(loaded.wiring.name, loaded.wiring.variant) for loaded in held}
             names |= {(endpoint.name, endpoint.variant) for endpoint in multi.values()}
-            self._statistics = {key: counted for key, counted in self._statistics.items() if key in names}
+            self._statistics = {key: counted for key, counted in self._statistics.items() if key[:2] in names}
             for key, loaded in before.items():
                 if served.get(key) is not loaded:
                     self._drop(loaded)
@@ -189,6 +192,20 @@ class Holding:
             found.append(loaded)
         return msgspec.json.encode([row for one in found for row in one.model.records()])
 
+    def statistics(self, name: str | None) -> bytes:
+        """JSON: what was counted of all that is in memory, or of one model, target or all targets of an endpoint."""
+        rows = [
+            inference_counts(one.name, one.model, one.statistics, self._grown.get(one, 0))
+            for _, one in self._served.values()
+            if name in (None, one.name)
+        ]
+        for view in self.targets.cache.entries():
+            full = ":".join(view.key)
+            target = self.targets.cache.get(view.key) if name in (None, full, view.key[0]) else None
+            if target is not None:
+                rows.append(inference_counts(full, target.model, None, view.bytes))
+        return orjson.dumps(rows)
+
     # ------------------------------------------------------------------ loads and drops
 
     async def _load(self, call: int, wiring: EndpointWiring) -> Endpoint:
@@ -209,10 +226,8 @@ class Holding:
             (perf_counter() - started) * 1e3,
             extra={"endpoint": wiring.name, "variant": wiring.variant},
         )
-        key = (wiring.name, wiring.variant)
-        statistics = self._statistics.setdefault(key, VariantStatistics(*key))
         plan = InputPlan(container.spec, wiring.config.name)
-        endpoint = Endpoint(wiring.name, wiring.variant, model, plan, statistics)
+        endpoint = Endpoint(wiring.name, wiring.variant, model, plan, self._variant(wiring))
         self._grown[endpoint] = max(resident() - before, 0)
         return endpoint
 
@@ -226,10 +241,14 @@ class Holding:
         known = self._multi.get(wiring.name)
         if known is not None and known.wiring == wiring:
             return known
-        key = (wiring.name, wiring.variant)
-        statistics = self._statistics.setdefault(key, VariantStatistics(*key))
+        statistics = self._variant(wiring)
         counts = known.counts if known is not None and known.variant == wiring.variant else None
         return MultiModelEndpoint(wiring, statistics, self.targets, self._settings, counts)
+
+    def _variant(self, wiring: EndpointWiring) -> VariantStatistics:
+        """What counts the requests to a wiring: for all its loads the same."""
+        key = (wiring.name, wiring.variant, wiring.config.version)
+        return self._statistics.setdefault(key, VariantStatistics(wiring.name, wiring.variant))
 
     def _change_multi_models(self, multi: dict[str, MultiModelEndpoint]) -> None:
         before, self._multi = self._multi, multi

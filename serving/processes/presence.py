@@ -18,8 +18,8 @@ FILE: Final = "server.json"
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """A running server: its process, where it answers, whose resources it keeps, and the S3 of its own if it runs one.
 
-    The last three are None where it runs none. `started` tells the process from a later one of the same number; `write`
-    fills it in.
+    What is of that S3 is None where it runs none, and so is `grpc_address` (HOST:PORT) without gRPC. `started` tells the
+    process from a later one of the same number; `write` fills it in.
     """
 
     pid: int
@@ -29,6 +29,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     access_key_id: str | None = None
     secret_access_key: str | None = None
     s3_endpoint_url: str | None = None
+    grpc_address: str | None = None
     started: str = ""
 
 

@@ -22,9 +22,11 @@ import msgspec
 import orjson
 
 from serving.errors import BadRequest, ConfigurationError, ServingError, Unavailable
+from serving.frontends.grpc import transport
 from serving.objects.catalogue import Catalogue, Entry
 from serving.objects.watch import Place
 from serving.processes import peer_sockets, presence
+from serving.processes.adjustments import Adjustments
 from serving.processes.api import Api
 from serving.processes.board import ABSENT, Board
 from serving.processes.channel import (
@@ -47,6 +49,7 @@ from serving.processes.channel import (
     TargetBegan,
     TargetEnded,
     ToSupervisor,
+    Traced,
     Unfit,
     Wire,
     Wired,
@@ -54,10 +57,12 @@ from serving.processes.channel import (
 from serving.processes.control import Control
 from serving.processes.faults import told
 from serving.processes.handle import WorkerHandle
+from serving.processes.listeners import Listeners
 from serving.processes.loads import Loads
 from serving.processes.roster import Roster
 from serving.processes.target_control import TargetControl
 from serving.processes.targets import Targets
+from serving.runtime import inference_counts
 from serving.runtime.turns import give_way
 from serving.runtime.wiring import EndpointWiring, Versions
 from serving.settings import Aws, Settings
@@ -86,7 +91,7 @@ class Supervisor:
         self._control = Control(settings, catalogue, entries, self._roster)
         self._api = Api(settings, aws, self._roster)
         self._wire = Wire(0, (), None)
-        self._sockets: list[socket.socket] = []
+        self._listeners = Listeners([], [])
         self._board = Board.make(settings.workers)
         self._peers = peer_sockets.listen(settings.workers)
         self._secret = secrets.token_bytes(32)
@@ -103,6 +108,8 @@ class Supervisor:
         self._ready = asyncio.Event()
         self._news = asyncio.Event()
         self._retired: list[Sample] = []
+        self._retired_counts: dict[tuple[str, str], dict[str, Any]] = {}
+        self._adjustments = Adjustments(settings, lambda: self._wire.endpoints)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -110,7 +117,9 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         # Model data is unpacked here, beside workers that answer requests.
         give_way(_NICE)
-        self._sockets = listen(self._settings)
+        if self._settings.grpc_port is not None:
+            transport.check(self._settings)
+        self._listeners = Listeners.bind(self._settings)
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop)
         try:
@@ -148,7 +157,7 @@ class Supervisor:
 
     def _tell_presence(self) -> None:
         try:
-            presence.write(self._settings.state_dir, self._api.presence(self.url, os.getpid()))
+            presence.write(self._settings.state_dir, self._api.presence(self.url, os.getpid(), self.grpc_address))
         except ConfigurationError as error:
             # A full disk, or one that is only read: `serving env` does not find the server, and that is all.
             log.error("%s; `serving env` will not find this server", error.message)
@@ -156,9 +165,13 @@ class Supervisor:
     @property
     def url(self) -> str:
         """Where the server listens."""
-        host, port = self._sockets[0].getsockname()[:2]
         scheme = "https" if self._settings.tls_cert else "http"
-        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        return f"{scheme}://{transport.where(self._listeners.http[0])}"
+
+    @property
+    def grpc_address(self) -> str | None:
+        """Where it serves gRPC, as its clients have it: `127.0.0.1:8001`."""
+        return transport.where(self._listeners.grpc[0]) if self._listeners.grpc else None
 
     # ------------------------------------------------------------------ workers
 
@@ -195,15 +208,15 @@ class Supervisor:
     async def _start(self, number: int) -> WorkerHandle:
         ours, theirs = socket.socketpair()
         read_end, write_end = os.pipe()
-        shared = [listener.fileno() for listener in self._sockets]
-        descriptors = [theirs.fileno(), read_end, self._board.descriptor, self._peers[number].fileno(), *shared]
+        descriptors = [theirs.fileno(), read_end, self._board.descriptor, self._peers[number].fileno()]
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "serving.processes.worker",
                 *map(str, descriptors),
-                pass_fds=descriptors,
+                *self._listeners.arguments,
+                pass_fds=(*descriptors, *self._listeners.descriptors),
                 stdin=asyncio.subprocess.DEVNULL,
             )
         except OSError:
@@ -219,6 +232,7 @@ class Supervisor:
         self._starts += 1
         peers = tuple(peer.getsockname() for peer in self._peers)
         channel.send(Begin(number, self._settings, *trusted(self._settings), peers, self._secret))
+        channel.send(self._adjustments.message)
         self._targets.started(worker)
         if self._wire.version:
             channel.send(self._wire)
@@ -238,6 +252,8 @@ class Supervisor:
         # What it counted when last asked stays counted, so that counters do not fall when a worker is replaced.
         counted = [sample for sample in worker.samples if sample.kind != "gauge"]
         self._retired = collector.merge((self._retired, counted))
+        rows = inference_counts.merge((*self._retired_counts.values(), *worker.counts.values()))
+        self._retired_counts = {(row["name"], row["version"]): row for row in rows}
 
     def _handle(self, worker: WorkerHandle, message: ToSupervisor) -> None:
         if isinstance(message, Wired):
@@ -250,6 +266,9 @@ class Supervisor:
             self._loads.prepared(worker, message)
         elif isinstance(message, Locate | Release | TargetBegan | TargetEnded | Held | Changed):
             self._targets.handle(worker, message)
+        elif isinstance(message, Traced):
+            if self._adjustments.traced(message):
+                self._tell_adjustments()
         elif isinstance(message, Unfit):
             self._unfit(worker, message)
         elif isinstance(message, Collected):
@@ -275,6 +294,8 @@ class Supervisor:
             say(f"serving on {self.url}")
             for line in message.lines:
                 say(f"  {line}")
+            if self.grpc_address is not None:
+                say(f"gRPC on {self.grpc_address}")
         self._news.set()
         if self._everywhere():
             self._ready.set()
@@ -388,7 +409,10 @@ class Supervisor:
             async with self._scraping:
                 return await asyncio.to_thread(lambda: collector.text(collector.merge(groups)))
         rows = await self._rows(ask.what, ask.name)
-        if ask.name is None:
+        if ask.what == "statistics":
+            served = dict.fromkeys((row["name"], row["version"]) for row in rows)
+            rows += [self._retired_counts[key] for key in served if key in self._retired_counts]
+        elif ask.name is None:
             rows += [msgspec.to_builtins(row) for row in self._control.unavailable()]
         return orjson.dumps(rows)
 
@@ -402,7 +426,9 @@ class Supervisor:
 
     async def _answer(self, asker: WorkerHandle, ask: Ask) -> None:
         """Answers a worker; whatever goes wrong is told to its caller alone."""
-        gather = self._gather if ask.what in ("metrics", "models") else self._manage
+        gather = self._gather if ask.what in ("metrics", "models", "statistics") else self._manage
+        if ask.what in ("logging", "trace"):
+            gather = self._adjust
         if ask.what.startswith("container-"):
             gather = self._target_control.container
         try:
@@ -414,6 +440,19 @@ class Supervisor:
                 log.exception("a call (%s) failed", ask.what)
             reply = Gathered(ask.call, b"", *told(error))
         asker.channel.send(reply)
+
+    async def _adjust(self, ask: Ask) -> bytes:
+        """Tells or changes what is set while the server runs."""
+        state, changed = self._adjustments.carry_out(ask)
+        if changed:
+            self._tell_adjustments()
+            # What a worker answers after it was told, it answers as it was told to be.
+            await self._answers("adjusted", None)
+        return state
+
+    def _tell_adjustments(self) -> None:
+        for worker in self._workers.values():
+            worker.channel.send(self._adjustments.message)
 
     async def _answer_api(self, asker: WorkerHandle, call: Call) -> None:
         asker.channel.send(Answered(call.call, await self._api.answer(call.request)))
@@ -445,6 +484,9 @@ class Supervisor:
             worker.calls.pop(number, None)
         if what == "metrics":
             worker.samples = answer.samples
+        elif what == "statistics":
+            rows = [row for row in orjson.loads(answer.body) if ":" not in row["name"]]
+            worker.counts.update({(row["name"], row["version"]): row for row in rows})
         return answer
 
     def _own_samples(self) -> list[Sample]:
@@ -472,8 +514,9 @@ class Supervisor:
 
     async def _end(self) -> None:
         """Drains the workers and waits for their end; kills those that do not come to it."""
-        for listener in (*self._sockets, *self._peers):
-            listener.close()
+        self._listeners.close()
+        for peer in self._peers:
+            peer.close()
         self._api.release()
         workers = list(self._workers.values())
         for worker in workers:
@@ -510,22 +553,6 @@ class Supervisor:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
-
-
-def listen(settings: Settings) -> list[socket.socket]:
-    """The listening sockets, bound. Raises `ConfigurationError` when the address cannot be had."""
-    try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; choose another with --port"
-        ) from error
-    return [listener]
 
 
 def trusted(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:

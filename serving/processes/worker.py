@@ -1,5 +1,6 @@
-"""A worker: the data plane in a process of its own. `python -m serving.processes.worker CHANNEL LIFELINE BOARD PEER SOCKET...`, all descriptors.
+"""A worker: the data plane in a process of its own.
 
+`python -m serving.processes.worker CHANNEL LIFELINE BOARD PEER http=SOCKET... grpc=SOCKET...`, all descriptors.
 It takes its settings and its wiring from the supervisor and ends when the supervisor does: a thread reads the lifeline,
 a pipe that nobody writes, and ends the process at its end of file, however busy the loop is.
 """
@@ -17,8 +18,9 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
@@ -36,6 +38,7 @@ from serving.frontends.http.tls import TlsContext
 from serving.processes.acceptor import Acceptor
 from serving.processes.board import Board
 from serving.processes.channel import (
+    Adjust,
     Answered,
     Ask,
     Began,
@@ -61,18 +64,26 @@ from serving.processes.channel import (
     TargetEnded,
     ToSupervisor,
     ToWorker,
+    Traced,
     Unfit,
     Wire,
     Wired,
 )
 from serving.processes.faults import raised, told
 from serving.processes.holding import Holding
+from serving.processes.listeners import Listeners
 from serving.processes.peers import Peers
 from serving.runtime.dataplane import DataPlane
+from serving.runtime.tracing import Tracing
 from serving.runtime.wiring import EndpointWiring, Located
 from serving.settings import Settings
 from serving.telemetry import logs
 from serving.telemetry.accumulators import Sample
+
+if TYPE_CHECKING:
+    from serving.frontends.grpc.servicer import Servicer
+    from serving.frontends.grpc.transport import Transport
+    from serving.frontends.http.app import Admin
 
 log = logging.getLogger("serving.worker")
 
@@ -80,6 +91,7 @@ _ASK_TIMEOUT_S = 5.0
 _CONTROL_TIMEOUT_S = 600.0
 _API_TIMEOUT_S = 60.0
 _ON_ITS_WAY_S = 0.1
+_TRACES_EVERY_S = 0.05
 _ASKS = 64
 _API_CALLS = 512
 
@@ -87,9 +99,7 @@ _API_CALLS = 512
 class Worker:
     """One worker process: snapshots in, requests served, numbers out."""
 
-    def __init__(
-        self, channel: Channel, begin: Begin, sockets: list[socket.socket], board: Board, peer: socket.socket
-    ) -> None:
+    def __init__(self, channel: Channel, begin: Begin, listeners: Listeners, board: Board, peer: socket.socket) -> None:
         self._channel = channel
         self._settings: Settings = begin.settings
         self._plane = DataPlane()
@@ -135,7 +145,7 @@ class Worker:
         self._config.load()
         self._tls = TlsContext.of(begin.settings)
         self._acceptor = Acceptor(
-            sockets,
+            listeners.http,
             self._connection,
             lambda: len(self._state.connections),
             begin.settings.max_connections,
@@ -143,14 +153,21 @@ class Worker:
             board,
             begin.worker,
         )
+        self._servicer: Servicer | None = None
+        self._grpc: Transport | None = None
+        if listeners.grpc:
+            self._servicer, self._grpc = _grpc(self._lane, self, begin.settings, listeners.grpc)
+        self._failure: ServingError | None = None
 
     async def run(self) -> None:
-        """Serves until drained or until the supervisor is gone."""
+        """Serves until drained or until the supervisor is gone. Raises `ConfigurationError` where it cannot."""
         self._loop.call_later(SWEEP_S, self._sweep)
         reading = self._loop.create_task(self._read())
         self._loop.add_signal_handler(signal.SIGTERM, self._begin_drain)
         await self._done.wait()
         reading.cancel()
+        if self._failure is not None:
+            raise self._failure
         self._channel.close()
 
     # ------------------------------------------------------------------ messages
@@ -196,6 +213,13 @@ class Worker:
             self._targets.resize(message.memory_bytes)
         elif isinstance(message, Change):
             self._spawn(self._change(message))
+        elif isinstance(message, Adjust):
+            self._adjust(message)
+
+    def _adjust(self, adjust: Adjust) -> None:
+        logs.adjust(adjust.logs)
+        later = partial(self._loop.call_later, _TRACES_EVERY_S)
+        self._plane.trace(Tracing(adjust.traces, lambda traces: self._channel.send(Traced(traces)), later))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -273,13 +297,22 @@ class Worker:
         # Remembered heads hold routes through the old snapshot.
         self._lane.memo.clear()
         self._peers.services.memo.clear()
+        if self._servicer is not None:
+            self._servicer.forget()
         if not self._lane.draining and not (missing and not self._accepting):
-            self._begin_to_accept()
+            try:
+                await self._begin_to_accept()
+            except ServingError as error:
+                self._failure = error
+                self._done.set()
+                return
         self._channel.send(Wired(wire.version, missing, lines))
 
-    def _begin_to_accept(self) -> None:
+    async def _begin_to_accept(self) -> None:
         if not self._accepting:
             self._accepting = True
+            if self._grpc is not None:
+                await self._grpc.start()
             self._spawn(self._peers.start())
             # What start-up made lives as long as the process: the collector need not look at it again.
             gc.collect()
@@ -298,6 +331,14 @@ class Worker:
         """Implements `Admin`."""
         return await self._ask("models", name)
 
+    async def statistics(self, name: str | None) -> bytes:
+        """Implements `Admin`."""
+        return await self._ask("statistics", name)
+
+    async def setting(self, what: str, name: str | None, changes: bytes) -> bytes:
+        """Implements `Admin`."""
+        return await self._ask(what, name, changes)
+
     async def repository(self, what: str, name: str | None, parameters: bytes) -> bytes:
         """Implements `Admin`."""
         # A load takes as long as it takes.
@@ -310,6 +351,8 @@ class Worker:
     def _told_of(self, what: str, name: str | None) -> bytes:
         if what == "models":
             return self._holding.models(name)
+        if what == "statistics":
+            return self._holding.statistics(name)
         return msgspec.json.encode(self._targets.reports.states()) if what == "targets" else b""
 
     async def _ask(self, what: str, name: str | None, body: bytes = b"", timeout_s: float = _ASK_TIMEOUT_S) -> bytes:
@@ -350,6 +393,9 @@ class Worker:
             Sample("serving_unrouted_errors", "counter", (), self._plane.platform_errors),
             Sample("serving_http_requests", "counter", (), lane.requests),
         ]
+        if self._grpc is not None:
+            samples.append(Sample("serving_grpc_calls", "gauge", (), self._grpc.calls))
+            samples.append(Sample("serving_grpc_requests", "counter", (), self._grpc.requests))
         return samples + self._holding.samples() + self._peers.samples()
 
     # ------------------------------------------------------------------ time and the end
@@ -383,16 +429,22 @@ class Worker:
         await asyncio.sleep(min(_ON_ITS_WAY_S, self._settings.drain_timeout_s))
         for connection in list(self._state.connections):
             connection.shutdown()
+        grpc = self._loop.create_task(self._stop_grpc(ends))
         with suppress(TimeoutError):
             while self._state.connections:
                 self._lane.closed.clear()
                 await asyncio.wait_for(self._lane.closed.wait(), max(ends - perf_counter(), 0.0))
+        await grpc
         with suppress(TimeoutError):
             await asyncio.wait_for(self._peers.close(), max(ends - perf_counter(), 0.0))
         left = len(self._state.connections)
         if left:
             log.warning("%d connections were still busy after %g s", left, self._settings.drain_timeout_s)
         self._done.set()
+
+    async def _stop_grpc(self, ends: float) -> None:
+        if self._grpc is not None and self._accepting:
+            await self._grpc.stop(max(ends - perf_counter(), 0.0))
 
 
 def _watch_lifeline(descriptor: int) -> None:
@@ -401,7 +453,18 @@ def _watch_lifeline(descriptor: int) -> None:
     os._exit(1)
 
 
-async def _main(channel_fd: int, board_fd: int, peer_fd: int, socket_fds: list[int]) -> None:
+def _grpc(
+    lane: LaneState, admin: Admin, settings: Settings, sockets: list[socket.socket]
+) -> tuple[Servicer, Transport]:
+    """The gRPC service and what carries it; its libraries are imported where it is served only."""
+    from serving.frontends.grpc import transport
+    from serving.frontends.grpc.servicer import Servicer
+
+    servicer = Servicer(lane, admin, settings)
+    return servicer, transport.make(settings, servicer, sockets)
+
+
+async def _main(channel_fd: int, board_fd: int, peer_fd: int, listeners: Listeners) -> None:
     stream = socket.socket(fileno=channel_fd)
     reader, writer = await asyncio.open_unix_connection(sock=stream)
     channel = Channel(reader, writer, ToWorker)
@@ -410,9 +473,8 @@ async def _main(channel_fd: int, board_fd: int, peer_fd: int, socket_fds: list[i
         return
     settings = begin.settings
     logs.configure(f"worker {begin.worker}", settings.log_format, settings.log_level, settings.state_dir / "logs")
-    sockets = [socket.socket(fileno=descriptor) for descriptor in socket_fds]
     try:
-        await Worker(channel, begin, sockets, Board(board_fd), socket.socket(fileno=peer_fd)).run()
+        await Worker(channel, begin, listeners, Board(board_fd), socket.socket(fileno=peer_fd)).run()
     except (ServingError, ssl.SSLError, OSError) as error:
         channel.send(Unfit(encodable(str(error))))
         await channel.sent()
@@ -425,10 +487,10 @@ def main() -> None:
     """The worker program."""
     # A terminal sends it to the whole group; the supervisor decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel_fd, lifeline_fd, board_fd, peer_fd, *socket_fds = (int(argument) for argument in sys.argv[1:])
+    channel_fd, lifeline_fd, board_fd, peer_fd = map(int, sys.argv[1:5])
     threading.Thread(target=_watch_lifeline, args=(lifeline_fd,), name="lifeline", daemon=True).start()
     check_uvicorn()
-    uvloop.run(_main(channel_fd, board_fd, peer_fd, socket_fds))
+    uvloop.run(_main(channel_fd, board_fd, peer_fd, Listeners.of(sys.argv[5:])))
 
 
 if __name__ == "__main__":

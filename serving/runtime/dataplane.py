@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from time import perf_counter
 
@@ -17,6 +18,7 @@ from serving.runtime.model import BULK_BYTES
 from serving.runtime.routing import Absent, Endpoint, Moved, Route, Snapshot
 from serving.runtime.statistics import VariantStatistics
 from serving.runtime.streaming import PartStream
+from serving.runtime.tracing import Tracing
 
 log = logging.getLogger("serving.dataplane")
 
@@ -27,13 +29,24 @@ class DataPlane:
     def __init__(self) -> None:
         self.snapshot = Snapshot(0, (), None)
         self.draining = False
+        self._tracing: Tracing | None = None
         self._refused: list[tuple[VariantStatistics, float]] = []
         self.platform_errors = 0
         """Requests that failed before an endpoint was found for them."""
 
     def swap(self, snapshot: Snapshot) -> None:
         """Puts a new snapshot in force; requests under way finish in the one they began in."""
+        snapshot.tracing = self._tracing
         self.snapshot = snapshot
+
+    def trace(self, tracing: Tracing) -> None:
+        """Traces these requests from now on: a copy of the snapshot in force takes its place, so that no route outlives it."""
+        if self._tracing is None and not tracing.on:
+            return
+        if self._tracing is not None:
+            self._tracing.flush()
+        self._tracing = tracing if tracing.on else None
+        self.swap(copy(self.snapshot))
 
     def invoke(self, head: Head, body: Buffer, reply: Reply, arrived: float = 0.0) -> None:
         """Takes a request; its reply is called later, or before this returns where the request is refused.
@@ -98,7 +111,7 @@ class DataPlane:
             # It may be replaced or unloaded meanwhile, but is not closed.
             route.model.hold()
             try:
-                return await self._open(route, body, frame, arrived)
+                return await self._open(head, route, body, frame, arrived)
             finally:
                 route.model.release()
         except ServingError as error:
@@ -110,12 +123,16 @@ class DataPlane:
             self._count(route, failure)
             raise failure from error
 
-    async def _open(self, route: Route, body: Buffer, frame: Callable[[bytes], bytes], arrived: float) -> PartStream:
+    async def _open(
+        self, head: Head, route: Route, body: Buffer, frame: Callable[[bytes], bytes], arrived: float
+    ) -> PartStream:
         decoded = route.decode(body) if len(body) <= BULK_BYTES else await asyncio.to_thread(route.decode, body)
         if route.model.streams is None:
             raise NotReady(f"model '{route.model.name}' does not answer in parts any more")
         asked = decoded[3]
         timeout_s = route.timeout_s
+        if head.timeout_s is not None:
+            timeout_s = min(timeout_s, head.timeout_s)
         if asked is not None and asked.timeout_us:
             timeout_s = min(timeout_s, asked.timeout_us * 1e-6)
         encode = partial(_encode_part, route, asked, frame)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from copy import copy
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -82,7 +81,9 @@ class Head:
 
     def timed(self, timeout_s: float) -> Head:
         """The same with a time of its own, which is none of what a route depends on."""
-        head = copy(self)
+        head = object.__new__(Head)
+        for name in Head.__slots__:
+            setattr(head, name, getattr(self, name))
         head.timeout_s = timeout_s
         return head
 

@@ -405,6 +405,8 @@ class Model:
             if outcome.error is None:
                 self._answer(outcome.batch, outcome.outputs, ended)
             else:
+                self.statistics.failed_requests += len(outcome.batch.items)
+                self.statistics.failed_rows += outcome.batch.rows
                 for item in outcome.batch.items:
                     if item.state == RUNNING:
                         self._fail(item, outcome.error)
@@ -421,16 +423,29 @@ class Model:
 
     def _record(self, batch: Batch[Invocation], mode: str, ended: float) -> None:
         statistics = self.statistics
-        self.served += len(batch.items)
-        padding = batch.run_rows - batch.rows
-        statistics.compute.observe(batch.seconds)
-        statistics.batch_rows.observe(batch.rows)
-        statistics.padding_rows += padding
-        key = (batch.reason, mode)
-        statistics.reasons[key] = statistics.reasons.get(key, 0) + 1
-        # Plain numbers: a kept batch would keep its callers' bodies and connections.
+        requests = len(batch.items)
+        rows = batch.rows
+        seconds = batch.seconds
         waited = batch.formed - batch.oldest
-        self._history.append((ended, batch.reason, mode, len(batch.items), batch.rows, padding, waited, batch.seconds))
+        padding = batch.run_rows - rows
+        self.served += requests
+        statistics.compute.observe(seconds)
+        size = statistics.sizes.get(rows) or statistics.size(rows)
+        size[0] += 1
+        size[1] += seconds
+        statistics.requests += requests
+        statistics.compute_s += requests * seconds
+        statistics.queue_s += requests * waited
+        statistics.ended = ended
+        if padding:
+            statistics.padding_rows += padding
+        key = (batch.reason, mode)
+        try:
+            statistics.reasons[key] += 1
+        except KeyError:
+            statistics.reasons[key] = 1
+        # Plain numbers: a kept batch would keep its callers' bodies and connections.
+        self._history.append((ended, batch.reason, mode, requests, rows, padding, waited, seconds))
 
     def _answer(self, batch: Batch[Invocation], outputs: Sequence[Array], ended: float) -> None:
         """Encodes everybody's rows, then sends, then counts: sends in a burst find the network's code warm and its

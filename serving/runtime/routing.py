@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, cast
 
 from serving.codecs import generate, grpc_infer, parts, registry
 from serving.codecs.base import Decode, Encode, Encoded
@@ -30,6 +31,7 @@ from serving.runtime.statistics import VariantStatistics
 
 if TYPE_CHECKING:
     from serving.runtime.multi_model import MultiModelEndpoint
+    from serving.runtime.tracing import Sampler, Tracing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +133,21 @@ class Route:
         """Sends an error and counts it."""
         error = self.told(error)
         self.statistics.failed(error)
+        self.statistics.failed_s += perf_counter() - item.arrived
         item.reply.fail(item.head, error)
+
+
+class TracedRoute(Route):
+    """A route of a model whose requests are traced."""
+
+    __slots__ = ("sampler",)
+
+    sampler: Sampler
+
+    def count(self, item: Invocation, formed: float, ended: float, sent: float) -> None:
+        """Counts an answer, and has it traced."""
+        super().count(item, formed, ended, sent)
+        self.sampler.see(item, formed, ended, sent)
 
 
 class Snapshot:
@@ -159,6 +175,8 @@ class Snapshot:
         self.account_id = account_id
         self.default_streams = default in self.endpoints and self.endpoints[default].model.spec.streams
         """Whether `/invocations` answers in parts."""
+        self.tracing: Tracing | None = None
+        """What is traced of requests that are routed by it; set before it is put in force."""
 
     def find(self, head: Head) -> Endpoint:
         """The endpoint that a head names, or its target.
@@ -230,10 +248,13 @@ class Snapshot:
         if head.streamed and model.spec.streams and not is_v2:
             encode = parts.encoder(encode)
         timeout_s = model.config.batching.default_timeout_s
-        if head.timeout_s is not None:
-            timeout_s = min(timeout_s, head.timeout_s)
         conventions = Conventions() if is_v2 else model.spec.conventions
-        return Route(self, endpoint, decode, encode, timeout_s, model.priority_of(head.priority), conventions)
+        sampler = None if self.tracing is None else self.tracing.sampler(model.name)
+        kind = Route if sampler is None else TracedRoute
+        route = kind(self, endpoint, decode, encode, timeout_s, model.priority_of(head.priority), conventions)
+        if sampler is not None:
+            cast("TracedRoute", route).sampler = sampler
+        return route
 
     def _no_default(self) -> str:
         if not self.endpoints and not self.multi:

@@ -5,28 +5,34 @@ Source of the names: Amazon SageMaker Developer Guide, "Monitor SageMaker with A
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 from serving.errors import ContainerFault, ServingError
-from serving.telemetry.accumulators import ROW_BOUNDS, Histogram, Sample, freeze
+from serving.telemetry.accumulators import ROW_BOUNDS, Histogram, HistogramValue, Sample, freeze
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 STREAM_BOUNDS_S: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 240.0, 480.0, 3600.0)
 """Upper bounds of how long streams take, in seconds."""
 
+MOST_SIZES: Final = 4096
+"""Rows of the largest batch that is counted under its own size; larger ones are under the next power of two."""
+
 
 class VariantStatistics:
     """The accumulators of one production variant; times in seconds.
 
     `refusal`: from the last byte of a request read to its error written, for requests that never got to the queue.
+    `failed_s`: the same of those that failed later, added up.
     """
 
     __slots__ = (
         "endpoint",
         "errors_4xx",
         "errors_5xx",
+        "failed_s",
         "invocations",
         "latency",
         "model_errors",
@@ -45,6 +51,7 @@ class VariantStatistics:
         self.errors_4xx = 0
         self.errors_5xx = 0
         self.model_errors = 0
+        self.failed_s = 0.0
         self.latency = Histogram()
         self.model_latency = Histogram()
         self.overhead_latency = Histogram()
@@ -101,17 +108,30 @@ class StreamStatistics:
 
 
 class ModelStatistics:
-    """The accumulators of one version of a model's batches."""
+    """The accumulators of one version of a model's batches; times in seconds.
+
+    `sizes` has, by the rows of a batch, how many there were and the seconds that the model ran for them. `requests` are those
+    of all batches, and `compute_s` and `queue_s` the seconds that the model ran for each of them and that its batch's first one
+    waited. `failed_requests` and `failed_rows` are those of batches that failed. `ended` is when the last batch did (seconds of
+    `time.perf_counter`).
+    """
 
     __slots__ = (
-        "batch_rows",
+        "_beyond_rows",
         "cancelled",
         "compute",
+        "compute_s",
+        "ended",
         "expired",
+        "failed_requests",
+        "failed_rows",
         "model",
         "padding_rows",
+        "queue_s",
         "reasons",
         "refused",
+        "requests",
+        "sizes",
         "version",
     )
 
@@ -119,21 +139,52 @@ class ModelStatistics:
         self.model = model
         self.version = version
         self.compute = Histogram()
-        self.batch_rows = Histogram(ROW_BOUNDS)
+        self.sizes: dict[int, list[float]] = {}
+        self._beyond_rows = 0
         self.reasons: dict[tuple[str, str], int] = {}
+        self.requests = 0
+        self.compute_s = 0.0
+        self.queue_s = 0.0
+        self.failed_requests = 0
+        self.failed_rows = 0
+        self.ended = 0.0
         self.padding_rows = 0
         self.refused = 0
         self.expired = 0
         self.cancelled = 0
 
+    def size(self, rows: int) -> list[float]:
+        """The entry of `sizes` for a batch of a size that has none yet, or of one that never has."""
+        if rows > MOST_SIZES:
+            beyond = 1 << (rows - 1).bit_length()
+            self._beyond_rows += rows - beyond
+            rows = beyond
+        return self.sizes.setdefault(rows, [0, 0.0])
+
+    @property
+    def batches(self) -> int:
+        """How many there were."""
+        return int(sum(count for count, _ in self.sizes.values()))
+
+    @property
+    def rows(self) -> int:
+        """Rows of all batches."""
+        return int(sum(rows * count for rows, (count, _) in self.sizes.items())) + self._beyond_rows
+
     def samples(self) -> Iterator[Sample]:
         """All metrics of the model, now."""
         labels = (("model", self.model), ("version", self.version))
         yield Sample("serving_batch_compute_seconds", "histogram", labels, freeze(self.compute))
-        yield Sample("serving_batch_rows", "histogram", labels, freeze(self.batch_rows))
+        yield Sample("serving_batch_rows", "histogram", labels, self._row_histogram())
         for (reason, mode), count in self.reasons.items():
             yield Sample("serving_batches", "counter", (*labels, ("reason", reason), ("mode", mode)), count)
         yield Sample("serving_batch_padding_rows", "counter", labels, self.padding_rows)
         yield Sample("serving_queue_refused", "counter", labels, self.refused)
         yield Sample("serving_queue_expired", "counter", labels, self.expired)
         yield Sample("serving_queue_cancelled", "counter", labels, self.cancelled)
+
+    def _row_histogram(self) -> HistogramValue:
+        counts = [0] * (len(ROW_BOUNDS) + 1)
+        for rows, (count, _) in self.sizes.items():
+            counts[bisect_left(ROW_BOUNDS, rows)] += int(count)
+        return HistogramValue(ROW_BOUNDS, counts, float(self.rows))

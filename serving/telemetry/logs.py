@@ -7,13 +7,50 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import orjson
 
 from serving.telemetry.endpoint_logs import EndpointLogs
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+CLOCK: Final = "%H:%M:%S"
+ISO_8601: Final = "%Y-%m-%dT%H:%M:%S%z"
+
+
+class Enabled(msgspec.Struct, frozen=True):
+    """Which records are let through: each level by itself, and those for developers where `verbose` is not 0.
+
+    `iso`: lines for people have whole dates; those of JSON always do.
+    """
+
+    info: bool = True
+    warning: bool = True
+    error: bool = True
+    verbose: int = 0
+    iso: bool = False
+
+    @classmethod
+    def of(cls, level: str, form: str) -> Enabled:
+        """What the settings of a start let through."""
+        lowest = _LEVELS[level]
+        return cls(
+            info=lowest <= logging.INFO,
+            warning=lowest <= logging.WARNING,
+            verbose=int(lowest <= logging.DEBUG),
+            iso=form == "json",
+        )
+
+    def lets(self, level: int) -> bool:
+        """Whether a record of that level passes."""
+        if level >= logging.ERROR:
+            return self.error
+        if level >= logging.WARNING:
+            return self.warning
+        return self.info if level >= logging.INFO else self.verbose > 0
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,7 +79,18 @@ class HumanFormatter(logging.Formatter):
     """A record as a line that a person reads."""
 
     def __init__(self, process: str) -> None:
-        super().__init__(f"%(asctime)s {process:<11} %(levelname)-7s %(message)s", "%H:%M:%S")
+        super().__init__(f"%(asctime)s {process:<11} %(levelname)-7s %(message)s", CLOCK)
+
+
+def adjust(enabled: Enabled) -> None:
+    """Lets other records of this process through than before, from now on."""
+    root = logging.getLogger()
+    for handler in root.handlers:
+        handler.filters[:] = [lambda record: enabled.lets(record.levelno)]
+        if isinstance(handler.formatter, HumanFormatter):
+            handler.formatter.datefmt = ISO_8601 if enabled.iso else CLOCK
+    levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+    root.setLevel(next((level for level in levels if enabled.lets(level)), logging.CRITICAL + 1))
 
 
 def configure(process: str, form: str, level: str, directory: Path | None = None, node: str = "") -> None:

@@ -147,9 +147,17 @@ CALLS = [
     ("/models/a/b", None),
     ("/v2/models/", None),
     ("/v2/models/fraud/", None),
-    ("/v2/models/fraud/config", None),
-    ("/v2/models/fraud:a/config", None),
-    ("/v2/models/fraud:a/stats", None),
+    ("/v2/models/fraud/config", ("config", b"fraud", None)),
+    ("/v2/models/fraud/versions/2/config", ("config", b"fraud", b"2")),
+    ("/v2/models/config", ("metadata", b"config", None)),
+    ("/v2/models/fraud:a/config", ("config", b"fraud:a", None)),
+    ("/v2/models/fraud:a/stats", ("stats", b"fraud:a", None)),
+    ("/v2/models/fraud:a/b/versions/1/stats", ("stats", b"fraud:a/b", b"1")),
+    ("/v2/models/fraud/trace/setting", ("trace", b"fraud", None)),
+    ("/v2/models/fraud:a/b/trace/setting", ("trace", b"fraud:a/b", None)),
+    ("/v2/models/fraud/versions/2/trace/setting", None),
+    ("/v2/models/fraud:a/versions/2/trace/setting", None),
+    ("/v2/models/fraud/trace", None),
     ("/v2/models/fraud:a/ready/ready", None),
     ("/v2/models/fraud%2Fready/x", None),
     ("/v2/models/fraud%2Fready", None),
@@ -191,14 +199,20 @@ def test_every_spelling_of_a_name_names_it(name: str, target: str, data: st.Data
     assert hot_face(b"/v2/models/%b/infer" % raw) == (V2, name, None, target)
     assert hot_face(b"/v2/models/%b/versions/1/infer" % raw) == (V2, name, "1", target)
     assert hot_face(b"/models/%b/invoke" % spelt(target, data).encode()) == (Face.CONTAINER, None, None, target)
-    for path, what in ((b"/v2/models/%b", "metadata"), (b"/v2/models/%b/ready", "ready")):
+    for path, what in (
+        (b"/v2/models/%b", "metadata"),
+        (b"/v2/models/%b/ready", "ready"),
+        (b"/v2/models/%b/config", "config"),
+        (b"/v2/models/%b/stats", "stats"),
+        (b"/v2/models/%b/trace/setting", "trace"),
+    ):
         call = call_of(path % raw)
         assert call is not None
         assert (call.what, model_of(call.raw)) == (what, (name, target))
         assert call.names_target
 
 
-RESERVED = ("/ready", "/config", "/stats", "/infer", "/generate", "/generate_stream")
+RESERVED = ("/ready", "/config", "/stats", "/trace/setting", "/infer", "/generate", "/generate_stream")
 
 
 @given(name=names, target=targets.filter(lambda text: "versions" not in text and not text.endswith(RESERVED)))
@@ -215,6 +229,7 @@ pieces = st.sampled_from(
     [
         *("/invocations", "/endpoints/", "/v2/models/", "/v2/repository/models/", "/debug/models/", "/models/"),
         *("/infer", "/invoke", "/ready", "/load", "/unload", "/batches", "/versions/", "/generate", "/generate_stream"),
+        *("/config", "/stats", "/trace", "/trace/setting"),
         *("e", "e:", ":", "%3A", "%3a", "/", "//", "..", "%2F", "%2f", "%252F", "%00", "%0a", "%", "%2", "%ff", "é", "#", "?"),
     ]
 )  # fmt: skip

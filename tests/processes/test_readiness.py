@@ -79,7 +79,7 @@ def certificate(directory: Path) -> list[str]:
         (lambda directory: ["--bogus"], ["--bogus"]),
         (lambda directory: ["--workers", "0"], ["--workers", "0"]),
         (lambda directory: ["--workers", "many"], ["--workers", "many"]),
-        (lambda directory: ["--grpc-port", "9000"], ["grpc_port", "no gRPC yet"]),
+        (lambda directory: ["--grpc-port", "9000", "--port", "9000"], ["grpc_port", "9000"]),
         (lambda directory: ["--default-model", "absent"], ["absent"]),
         (lambda directory: ["--host", "0.0.0.0"], ["--allow-unauthenticated"]),
         (lambda directory: ["--tls-cert", "absent.pem"], ["tls_cert", "tls_key"]),

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import server as support
+from tests.support.certificates import Authority
 from tests.support.clients import ROW
 from tests.support.server import Server, wait_until
 
@@ -139,3 +140,28 @@ def test_a_broken_renewal_leaves_the_old_certificate(server: Server, pair: Pair)
     pair.write("third")
     third = pair.certificate.read_text().strip()
     wait_until(lambda: all(served(server) == third for _ in range(10)), RENEWED_WITHIN_S, "the third certificate")
+
+
+def test_callers_without_a_certificate_of_the_authority(echo: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "keys")
+    own, caller = authority.sign("server"), authority.sign("caller")
+    stranger = Authority(tmp_path / "keys", "stranger").sign("other")
+    arguments = ("--model", echo, "--tls-cert", own.file, "--tls-key", own.key, "--tls-client-ca", authority.file)
+    server = support.start(*arguments, state_dir=tmp_path / "state")
+    try:
+        wait_until(lambda: "ready\n" in server.output, 20, "the line ready")
+        known = ssl.create_default_context(cafile=authority.file)
+        known.load_cert_chain(caller.file, caller.key)
+        connection = connect(server, known)
+        assert invoke(connection, [ROW]) == [ROW]
+        connection.close()
+        for other in (None, stranger):
+            unknown = ssl.create_default_context(cafile=authority.file)
+            if other is not None:
+                unknown.load_cert_chain(other.file, other.key)
+            connection = connect(server, unknown)
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                invoke(connection, [ROW])
+            connection.close()
+    finally:
+        server.end()

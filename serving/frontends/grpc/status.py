@@ -26,7 +26,9 @@ class Status(NamedTuple):
     @property
     def encoded(self) -> bytes:
         """The message as the field `grpc-message` carries it, percent-encoded (gRPC over HTTP/2)."""
-        return quote(self.message, safe=_PLAIN).encode()[:MOST_BYTES]
+        encoded = quote(self.message, safe=_PLAIN)[:MOST_BYTES]
+        escape = encoded.rfind("%", -2)
+        return (encoded if escape < 0 else encoded[:escape]).encode()
 
 
 def status_of(error: ServingError) -> Status:

@@ -34,6 +34,7 @@ from serving.errors import (
 )
 from serving.frontends.http import model_repository, multi_model, open_inference, page, streaming
 from serving.frontends.http.coding import COMPRESS_BYTES, Inflater, coding_fields, codings_of, compress
+from serving.frontends.http.extensions import Extensions
 from serving.frontends.http.faces import Faces
 from serving.frontends.http.head import parse_head, stream_head
 from serving.frontends.http.lane_state import LaneState, server_timing
@@ -59,6 +60,15 @@ class Admin(Protocol):
 
     async def models(self, name: str | None) -> bytes:
         """JSON: what is loaded, or the last batches of one model, over all workers."""
+
+    async def statistics(self, name: str | None) -> bytes:
+        """JSON: `serving.runtime.inference_counts` of each worker, of all models or one."""
+
+    async def setting(self, what: str, name: str | None, changes: bytes) -> bytes:
+        """The state of `logging` or `trace` (of all models or one) after these changes, where there are any.
+
+        Both are JSON of `serving.processes.adjustments`. Raises `UnknownName`, `BadRequest` or `Unsupported`.
+        """
 
     async def api(self, request: Call) -> Answer:
         """What the AWS APIs answer to a POST to `/`."""
@@ -106,9 +116,13 @@ class HttpApp:
         self._faces: Faces = lane.faces
         self._admin = admin
         self._v2 = v2 = open_inference.Metadata(lane.plane)
+        self._extensions = extensions = Extensions(lane.plane, admin, self._read)
         self._calls: dict[str, tuple[ModelHandler, tuple[str, ...]]] = {
             "metadata": (v2.model, ("GET",)),
             "ready": (v2.model_ready, ("GET",)),
+            "config": (extensions.config, ("GET",)),
+            "stats": (extensions.statistics, ("GET",)),
+            "trace": (extensions.trace, ("GET", "POST")),
             "load": (self._load, ("POST",)),
             "unload": (self._unload, ("POST",)),
             "batches": (self._batches, ("GET",)),
@@ -118,6 +132,7 @@ class HttpApp:
     def build(self) -> Starlette:
         """The ASGI application."""
         v2 = self._v2
+        extensions = self._extensions
         routes = [
             self._route("/ping", self._ping),
             self._route("/", self._root, "GET", "POST"),
@@ -129,6 +144,9 @@ class HttpApp:
             self._route("/v2/health/live", v2.live),
             self._route("/v2/health/ready", self._v2_ready),
             self._route("/v2/repository/index", self._index, "POST"),
+            self._route("/v2/models/stats", extensions.all_statistics),
+            self._route("/v2/trace/setting", extensions.all_trace, "GET", "POST"),
+            self._route("/v2/logging", extensions.logging, "GET", "POST"),
         ]
         app = Starlette(routes=routes, exception_handlers={Exception: self._unexpected})
         # A route would answer GET only, and know each method by name; the rest of all paths and methods is ours.

@@ -1,28 +1,20 @@
-"""The model repository extension of the Open Inference Protocol: index, load and unload.
+"""The model repository extension over REST: the bodies of index, load and unload.
 
-Source: Triton's model repository extension and model management.
+Source: Triton's model repository extension.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
-from serving.errors import BadRequest, TooLarge, Unsupported
+from serving.errors import BadRequest, TooLarge
+from serving.frontends import repository
+from serving.frontends.repository import ModelControl
 
 MOST_BYTES: Final = 1024 * 1024
 """Bodies hold settings at most."""
-
-
-class ModelControl(Protocol):
-    """What the server as a whole can do with models."""
-
-    async def repository(self, what: str, name: str | None, parameters: bytes) -> bytes:
-        """`index` (parameters: `ready`, or nothing for all), `load` (parameters: settings as JSON, or nothing), `unload`.
-
-        The index is JSON. Raises `BadRequest`, `Unavailable`, `Unsupported` or `InternalError`.
-        """
 
 
 class _Index(msgspec.Struct, forbid_unknown_fields=True):
@@ -44,29 +36,20 @@ class _Load(msgspec.Struct, forbid_unknown_fields=True):
 async def index(control: ModelControl, body: bytes) -> bytes:
     """`POST /v2/repository/index`."""
     asked = _read(body, _Index)
-    return await control.repository("index", None, b"ready" if asked.ready else b"")
+    return await repository.index(control, ready=asked.ready)
 
 
 async def load(control: ModelControl, name: str, body: bytes) -> bytes:
     """`POST /v2/repository/models/{name}/load`."""
-    config = ""
-    for parameter, value in _read(body, _Load).parameters.items():
-        if parameter.startswith("file:"):
-            raise Unsupported(
-                f"the parameter '{parameter[:80]}' would replace a file of the model; put it in the repository"
-            )
-        if parameter != "config":
-            raise BadRequest(f"there is no load parameter '{parameter[:80]}'; config was expected")
-        if not isinstance(value, str):
-            raise BadRequest("the parameter config is not a string; JSON in a string was expected")
-        config = value
-    return await control.repository("load", name, config.encode("utf-8", "replace"))
+    await repository.load(control, name, _read(body, _Load).parameters)
+    return b""
 
 
 async def unload(control: ModelControl, name: str, body: bytes) -> bytes:
     """`POST /v2/repository/models/{name}/unload`."""
     _read(body, _Unload)
-    return await control.repository("unload", name, b"")
+    await repository.unload(control, name)
+    return b""
 
 
 def _read(body: bytes, kind: type[Any]) -> Any:

@@ -29,12 +29,23 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MODELS: Final = b"/v2/models/"
 _CALLS: Final = (
     (_MODELS, b"/ready", "ready"),
+    (_MODELS, b"/config", "config"),
+    (_MODELS, b"/stats", "stats"),
+    (_MODELS, b"/trace/setting", "trace"),
     (_MODELS, b"", "metadata"),
     (b"/v2/repository/models/", b"/load", "load"),
     (b"/v2/repository/models/", b"/unload", "unload"),
     (b"/debug/models/", b"/batches", "batches"),
 )
-_RESERVED: Final = (b"/ready", b"/config", b"/stats", b"/infer", b"/generate", b"/generate_stream")
+_RESERVED: Final = (
+    b"/ready",
+    b"/config",
+    b"/stats",
+    b"/trace/setting",
+    b"/infer",
+    b"/generate",
+    b"/generate_stream",
+)
 """What follows a model's name in calls of the protocol; never the end of a target that is not encoded."""
 
 
@@ -85,14 +96,14 @@ class Call(NamedTuple):
 
 
 def call_of(path: bytes) -> Call | None:
-    """The call of a path: `metadata`, `ready`, `load`, `unload`, `batches`, or `container` for `/models/{name}`."""
+    """The call of a path: what `_CALLS` says, or `container` for `/models/{name}`."""
     if path.startswith(b"/models/"):
         raw = path[len(b"/models/") :]
         return Call("container", raw) if raw and b"/" not in raw else None
     for prefix, suffix, what in _CALLS:
         if path.startswith(prefix) and path.endswith(suffix):
             found = _versioned(path[len(prefix) : len(path) - len(suffix)])
-            if found is None or (found[1] is not None and prefix is not _MODELS):
+            if found is None or (found[1] is not None and (prefix is not _MODELS or what == "trace")):
                 continue
             call = Call(what, *found)
             if call.names_target or b"%2f" not in call.raw.lower():
