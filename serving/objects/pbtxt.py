@@ -1,4 +1,4 @@
-"""Triton's `config.pbtxt`: what of it holds here, what has no effect (a warning), and what is refused by name.
+"""Triton's `config.pbtxt`: read field by field, as `pbtxt_fields` says what becomes of each.
 
 Requests are merged only where `dynamic_batching` is there, as in Triton: without it `max_batch_size` merely says that
 the dims leave the batch dimension out, and each request runs alone, however many rows it has. All outputs of the model
@@ -8,7 +8,7 @@ Source: Triton's model configuration (model_config.proto) and its ONNX Runtime b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,32 +17,16 @@ import msgspec
 from serving.contract import BatchingConfig, ModelConfig, OnnxConfig, TensorConfig, VersionPolicy
 from serving.datatypes import BYTES
 from serving.errors import ConfigurationError, MissingExtra
+from serving.objects.pbtxt_fields import FIELDS, MESSAGES, Effect, parameter
 
 MOST_BYTES: Final = 1024 * 1024
 
 PLATFORM: Final = "onnxruntime_onnx"
 BACKEND: Final = "onnxruntime"
 
-WITHOUT_EFFECT: Final[Mapping[str, str]] = {
-    "model_warmup": "every model is warmed up with zeros",
-    "metric_tags": "metrics carry the model's name",
-    "model_metrics": "metrics carry the model's name",
-}
-"""Fields that change no answer, and what is so instead."""
+OPTIMIZATION_LEVELS: Final = {-1: "basic", 0: "all", 1: "extended", 2: "disabled"}
 
-REFUSED: Final = (
-    "runtime",
-    "batch_input",
-    "batch_output",
-    "sequence_batching",
-    "ensemble_scheduling",
-    "cc_model_filenames",
-    "model_operations",
-    "model_transaction_policy",
-    "model_repository_agents",
-)
-
-OPTIMIZATION_LEVELS: Final = {-1: "basic", 0: "all", 1: "extended"}
+IMAGE_FORMATS: Final = ("FORMAT_NHWC", "FORMAT_NCHW")
 
 
 class TritonModel(msgspec.Struct, frozen=True):
@@ -67,11 +51,11 @@ def read(file: Path) -> TritonModel:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
     except (text_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{file} is not a Triton model configuration: {error}") from error
-    return _Reader(file, message).model()
+    return _Reader(file, message, file.parent).model()
 
 
 def from_json(document: Mapping[str, Any], file: Path) -> TritonModel:
-    """Reads the JSON form of a `config.pbtxt`, which stands for `file`. Raises as `read` does."""
+    """Reads the JSON form of a `config.pbtxt`, which errors call `file`; it can name no files. Raises as `read` does."""
     schema = _schema(file)
     from google.protobuf import json_format
 
@@ -79,7 +63,7 @@ def from_json(document: Mapping[str, Any], file: Path) -> TritonModel:
         message = json_format.ParseDict(document, schema())
     except (json_format.ParseError, RecursionError) as error:
         raise ConfigurationError(f"{file} is not a Triton model configuration: {error}") from error
-    return _Reader(file, message).model()
+    return _Reader(file, message, None).model()
 
 
 def _schema(file: Path) -> Any:
@@ -95,16 +79,17 @@ def _schema(file: Path) -> Any:
 
 
 class _Reader:
-    """One message on its way to our settings."""
+    """One message on its way to our settings; `directory` is where the files lie that it may name."""
 
-    def __init__(self, file: Path, message: Any) -> None:
+    def __init__(self, file: Path, message: Any, directory: Path | None) -> None:
         self.file = file
         self.message = message
+        self.directory = directory
         self.warnings: list[str] = []
 
     def model(self) -> TritonModel:
         message = self.message
-        self._refuse(message, REFUSED)
+        self._walk(message, "", "")
         if message.platform not in ("", PLATFORM):
             raise self._error(f"platform is '{message.platform}'; only {PLATFORM} can be served")
         if message.backend not in ("", BACKEND):
@@ -112,9 +97,6 @@ class _Reader:
         filename = message.default_model_filename
         if filename == ".." or Path(filename).name != filename:
             raise self._error(f"default_model_filename is '{filename}'; a plain file name is needed")
-        for name, instead in WITHOUT_EFFECT.items():
-            if name in _set_fields(message):
-                self._warn(f"{name} has no effect: {instead}")
         slots, providers = self._instances()
         config = ModelConfig(
             name=message.name,
@@ -131,6 +113,21 @@ class _Reader:
         except msgspec.ValidationError as error:
             raise self._error(str(error).replace("`", "")) from error
         return TritonModel(config=config, filename=filename, warnings=tuple(self.warnings))
+
+    def _walk(self, message: Any, prefix: str, where: str) -> None:
+        """Warns of fields that have no effect, and raises for those that are refused; `where` names the message."""
+        for field, value in message.ListFields():
+            path = prefix + field.name
+            known = FIELDS.get(path)
+            if known is None and path not in MESSAGES:
+                raise self._error(f"{where}{field.name} is not known to this server; take it out")
+            if known is not None and known.effect is Effect.REFUSED:
+                raise self._error(f"{where}{field.name} cannot be honoured; take it out: {known.plain}")
+            if known is not None and known.effect is Effect.IGNORED:
+                self._warn(f"{path} has no effect: {known.plain}")
+            elif path in MESSAGES:
+                for one in (value,) if hasattr(value, "ListFields") else value:
+                    self._walk(one, f"{path}.", f"{where}{_called(field.name, one)}: ")
 
     def _versions(self) -> VersionPolicy:
         policy = self.message.version_policy
@@ -149,14 +146,11 @@ class _Reader:
 
     def _tensor(self, tensor: Any, role: str) -> TensorConfig:
         where = f"{role} '{tensor.name}'"
-        self._refuse(
-            tensor,
-            ("reshape", "is_shape_tensor", "allow_ragged_batch", "optional", "is_non_linear_format_io"),
-            f"{where}: ",
-        )
         dims = tuple(tensor.dims)
         if any(size < 1 and size != -1 for size in dims):
             raise self._error(f"{where} has dims {list(dims)}; sizes from 1, or -1 where one varies, were expected")
+        if role == "input" and _enum_name(tensor, "format") in IMAGE_FORMATS and len(dims) != 3:
+            raise self._error(f"{where} is {_enum_name(tensor, 'format')} with dims {list(dims)}; three were expected")
         name = _enum_name(tensor, "data_type").removeprefix("TYPE_")
         return TensorConfig(
             name=tensor.name,
@@ -166,7 +160,9 @@ class _Reader:
         )
 
     def _labels(self, name: str, where: str) -> tuple[str, ...]:
-        path = self.file.parent / name
+        if self.directory is None:
+            raise self._error(f"{where}: label_filename is '{name}', and an override can name no file; leave it out")
+        path = self.directory / name
         if Path(name).name != name or path.is_symlink() or not path.is_file():
             raise self._error(f"{where}: label_filename is '{name}'; a file in the same directory was expected")
         return tuple(path.read_text(encoding="utf-8", errors="replace").splitlines())
@@ -185,7 +181,6 @@ class _Reader:
             return BatchingConfig(max_batch_size=1)
         if message.max_batch_size == 0:
             raise self._error("dynamic_batching needs max_batch_size to be 1 or more")
-        self._refuse(dynamic, ("priority_queue_policy",), "dynamic_batching: ")
         policy = dynamic.default_queue_policy
         if _enum_name(policy, "timeout_action") == "DELAY":
             raise self._error(
@@ -195,8 +190,6 @@ class _Reader:
             raise self._error(
                 "dynamic_batching.preserve_ordering holds with one instance only; lower instance_group's count"
             )
-        if policy.max_queue_size:
-            self._warn("default_queue_policy.max_queue_size has no effect: the queue is bound by the predicted wait")
         if policy.default_timeout_microseconds and not policy.allow_timeout_override:
             self._warn("a request may ask for a shorter timeout all the same (allow_timeout_override)")
         usual = BatchingConfig()
@@ -214,7 +207,6 @@ class _Reader:
         groups = self.message.instance_group
         kinds = {_enum_name(group, "kind") for group in groups} - {"KIND_AUTO"}
         for group in groups:
-            self._refuse(group, ("rate_limiter", "secondary_devices", "passive", "host_policy"), "instance_group: ")
             if group.count < 0 or any(gpu != 0 for gpu in group.gpus):
                 raise self._error(
                     f"instance_group has count {group.count} and gpus {list(group.gpus)}; a count from 1 and at most "
@@ -225,36 +217,39 @@ class _Reader:
                 f"instance_group has {' and '.join(sorted(kinds))}; one of KIND_CPU, KIND_GPU was expected"
             )
         on_gpu = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        if any(group.gpus for group in groups):
+            if "KIND_CPU" in kinds:
+                raise self._error("instance_group is KIND_CPU and names gpus; one of the two was expected")
+            kinds.add("KIND_GPU")
         return sum(group.count or 1 for group in groups) or 1, on_gpu if "KIND_GPU" in kinds else ()
 
     def _onnx(self, providers: tuple[str, ...]) -> OnnxConfig:
         settings: dict[str, Any] = {"providers": providers} if providers else {}
-        optimization = self.message.optimization
-        self._refuse(optimization, ("cuda", "execution_accelerators"), "optimization: ")
-        for name in ("priority", "input_pinned_memory", "output_pinned_memory", "gather_kernel_buffer_threshold"):
-            if name in _set_fields(optimization):
-                self._warn(f"optimization.{name} has no effect")
-        if optimization.eager_batching:
-            self._warn("optimization.eager_batching has no effect: a batch is formed when a slot is free")
-        level = optimization.graph.level
+        level = self.message.optimization.graph.level
         if level not in OPTIMIZATION_LEVELS:
-            raise self._error(f"optimization.graph.level is {level}; -1 (basic), 0 (all) or 1 (extended) was expected")
+            raise self._error(
+                f"optimization.graph.level is {level}; -1 (basic), 0 (all), 1 (extended) or 2 (none) was expected"
+            )
         settings["graph_optimization_level"] = OPTIMIZATION_LEVELS[level]
-        for name, parameter in self.message.parameters.items():
-            value = parameter.string_value
+        session_options: dict[str, str] = {}
+        for name, said in sorted(self.message.parameters.items()):
+            value = said.string_value
+            known = parameter(name)
+            if known.effect is Effect.REFUSED:
+                raise self._error(
+                    f"parameters has {name} '{value}', which cannot be honoured; take it out: {known.plain}"
+                )
             if name == "intra_op_thread_count":
                 settings["intra_op_threads"] = self._threads(name, value)
-            elif name == "inter_op_thread_count":
-                if self._threads(name, value) != 1:
-                    self._warn("parameters: inter_op_thread_count has no effect: it is 1")
-            elif name == "execution_mode" and value in ("0", "1"):
+            elif name == "execution_mode":
+                if value not in ("0", "1"):
+                    raise self._error(f"parameters has {name} '{value}'; 0 (sequential) or 1 (parallel) was expected")
                 settings["execution_mode"] = "parallel" if value == "1" else "sequential"
-            else:
-                raise self._error(
-                    f"parameters has {name} '{value}'; intra_op_thread_count, inter_op_thread_count and execution_mode "
-                    "(0 or 1) can be honoured"
-                )
-        return OnnxConfig(**settings)
+            elif known.effect is Effect.HONOURED:
+                session_options[name] = value
+            elif name != "inter_op_thread_count" or self._threads(name, value) != 1:
+                self._warn(f"parameters: {name} has no effect: {known.plain}")
+        return OnnxConfig(**settings, session_options=session_options)
 
     def _threads(self, name: str, value: str) -> int:
         if not value.isascii() or not value.isdecimal() or int(value) > 1024:
@@ -262,12 +257,6 @@ class _Reader:
         if int(value) == 0:
             self._warn(f"parameters: {name} 0 means 1 thread here, not one for each core")
         return int(value) or 1
-
-    def _refuse(self, message: Any, names: Iterable[str], where: str = "") -> None:
-        given = _set_fields(message)
-        for name in names:
-            if name in given:
-                raise self._error(f"{where}{name} cannot be honoured; take it out, or say it in a model.yaml")
 
     def _warn(self, text: str) -> None:
         text = f"{self.file.name}: {text}"
@@ -278,8 +267,9 @@ class _Reader:
         return ConfigurationError(f"{self.file}: {text}")
 
 
-def _set_fields(message: Any) -> set[str]:
-    return {field.name for field, _ in message.ListFields()}
+def _called(field: str, message: Any) -> str:
+    """A message inside another, as errors name it: `dynamic_batching`, `input 'x'`."""
+    return f"{field} '{message.name}'" if field in ("input", "output") else field
 
 
 def _enum_name(message: Any, field: str) -> str:
