@@ -14,7 +14,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-clients lint format types bench bench-control bench-multi-model overload soak crash compatibility lock clean
+.PHONY: help install serve test test-clients lint format types bench bench-control bench-multi-model onnx-cases overload soak crash compatibility lock clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -28,7 +28,7 @@ serve: $(SERVE) $(SOUND) ## sample models, a server on 127.0.0.1:8080 and an S3 
 test: lint ## environment, lint, types and tests (ARGS= goes to pytest)
 	$(BIN)/pytest $(ARGS)
 
-test-clients: $(TEST) .clients/sdk2/.installed .clients/sdk3/.installed ## stock SageMaker SDKs v2 and v3, each in an environment of its own
+test-clients: $(TEST) .clients/sdk2/.installed .clients/sdk3/.installed .clients/kserve/.installed ## stock SageMaker SDKs v2 and v3 and the KServe SDK, each in an environment of its own
 	$(BIN)/pytest tests/clients $(ARGS)
 
 lint: $(TEST) types ## ruff and mypy
@@ -51,6 +51,9 @@ bench-control: $(TEST) ## the control plane's benchmark (ARGS=--help tells more)
 bench-multi-model: $(TEST) ## the benchmark of many models on one endpoint (ARGS=--help tells more)
 	$(BIN)/python -m loadtests.multi_model --json .bench/multi-model.json --markdown .bench/multi-model.md $(ARGS)
 
+onnx-cases: $(TEST) ## ONNX's own node cases, directly and over REST and gRPC (ARGS=--help tells more)
+	$(BIN)/python -m loadtests.onnx_cases --json .bench/onnx-cases.json --markdown .bench/onnx-cases.md $(ARGS)
+
 overload: $(TEST) ## ten minutes of open-loop load above capacity, and a worker killed under load
 	$(BIN)/python -m loadtests.overload $(ARGS)
 
@@ -68,7 +71,7 @@ lock: | $(BIN)/python ## renew the lock files from pyproject.toml, keeping pins 
 	$(BIN)/pip install --quiet pip-tools
 	$(COMPILE) $(ARGS) --output-file requirements.lock pyproject.toml
 	$(COMPILE) $(ARGS) --extra test --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
-	for sdk in sdk2 sdk3; do $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links $(ARGS) --output-file tests/clients/$$sdk.lock tests/clients/$$sdk.in || exit 1; done
+	for sdk in sdk2 sdk3 kserve; do $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links $(ARGS) --output-file tests/clients/$$sdk.lock tests/clients/$$sdk.in || exit 1; done
 
 clean: ## remove everything that make made
 	rm -rf .venv .clients .samples .state .bench .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info

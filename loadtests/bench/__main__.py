@@ -13,6 +13,7 @@ from pathlib import Path
 from loadtests.bench import (
     against,
     closed,
+    grpc_cases,
     harness,
     mixed,
     plots,
@@ -41,9 +42,14 @@ def runs() -> dict[str, Callable[[Context], None]]:
         found[f"fraud-mlp/c{connections}"] = functools.partial(closed.fraud, connections=connections)
     for connections, batch in ENCODER_CONNECTIONS:
         found[f"encoder/c{connections}"] = functools.partial(closed.encoder, connections=connections, batch=batch)
+    found |= {"encoder/poisson": poisson.run, "mixed": mixed.run}
+    for connections in FRAUD_CONNECTIONS:
+        found[f"grpc/fraud-mlp/c{connections}"] = functools.partial(grpc_cases.fraud, connections=connections)
+    for connections, batch in ENCODER_CONNECTIONS:
+        run = functools.partial(grpc_cases.encoder, connections=connections, batch=batch)
+        found[f"grpc/encoder/c{connections}"] = run
     return found | {
-        "encoder/poisson": poisson.run,
-        "mixed": mixed.run,
+        "grpc/mixed": grpc_cases.mixed,
         "workers": workers.run,
         "startup": startup.run,
         "streaming": streaming.run,
@@ -138,7 +144,9 @@ def main() -> int:
 def measure(context: Context, names: list[str]) -> bool:
     """Runs the cases one after the other; True when one of them could not be measured."""
     for model in (FRAUD, ENCODER):
-        if any(name == "peers" or name.startswith((model.name, "mixed", "workers")) for name in names):
+        if any(
+            name == "peers" or name.removeprefix("grpc/").startswith((model.name, "mixed", "workers")) for name in names
+        ):
             limits = context.limits(model, BATCHES)
             context.report.limits[model.name] = {batch: limits.rows_per_s(batch) for batch in BATCHES}
     known = runs()

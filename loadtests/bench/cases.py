@@ -15,6 +15,9 @@ PEER_CONNECTIONS = {"fraud-mlp": ((1, 1), (16, 16), (64, 32)), "encoder": ((1, 1
 PEER_SHARES = (0.2, 0.5, 0.8)
 """Open-loop rates as shares of what a system reached with the most connections."""
 
+GRPC_TRANSPORTS = ("h2corn", "grpcio")
+"""What carries gRPC; the figures are the first one's."""
+
 CASES = {
     "fraud-mlp/c1": "fraud-mlp, one connection: JSON invocations, v2 JSON, v2 binary against the uvicorn floor",
     "fraud-mlp/c16": "the same with 16 connections",
@@ -23,6 +26,15 @@ CASES = {
     "encoder/c64": "encoder with 64 connections against session.run at batch 32",
     "encoder/poisson": "open-loop arrivals on encoder against the simulated ideal batcher",
     "mixed": "both models on one core; fraud-mlp beside a caller of 20 MB bodies",
+    **{
+        f"grpc/fraud-mlp/c{c}": f"ModelInfer with raw contents, {c} connection{'s' * (c > 1)}, against the uvicorn floor of HTTP"
+        for c in FRAUD_CONNECTIONS
+    },
+    **{
+        f"grpc/encoder/c{c}": f"the same on encoder, {c} connections, against session.run at batch {batch}"
+        for c, batch in ENCODER_CONNECTIONS
+    },
+    "grpc/mixed": "callers of HTTP and of gRPC on encoder at once: whether they share batches",
     "workers": "--workers 2 over two cores against one worker",
     "startup": "start to ready, and resident memory when idle",
     "streaming": "answers in parts, in the framing that boto3 reads",
@@ -75,6 +87,12 @@ TARGETS = {
     "mixed: encoder c16 rows/s beside fraud-mlp c4": at_least(900),
     "mixed: fraud-mlp p99 ms beside 20 MB v2 binary bodies": at_most(10.0),
     "mixed: fraud-mlp p99 ms beside 20 MB JSON bodies": at_most(10.0),
+    "grpc/fraud-mlp/c16: requests/s to the HTTP floor": at_least(0.7),
+    "grpc/fraud-mlp/c16: p99 ms": at_most(1.5),
+    "grpc/fraud-mlp/c64: requests/s to the HTTP floor": at_least(0.85),
+    "grpc/encoder/c16: rows/s to session.run at batch 16": at_least(0.93),
+    "grpc/encoder/c64: rows/s to session.run at batch 32": at_least(0.98),
+    "grpc/mixed: batches that hold more requests than one face's callers": at_least(0.5),
     "workers: encoder c128 rows/s, two workers to one": at_least(1.7),
     "workers: fraud-mlp c128 CPU, two workers to one": at_most(1.1),
     "startup: start to ready after imports, s": at_most(1.0),
