@@ -20,12 +20,12 @@ def messages() -> Any:
         ) from error
 
 
-def parse(name: str, body: bytes) -> Any:
-    """The message of a class of the service that the bytes are. Raises `MalformedBody`."""
+def parse(kind: Any, body: bytes) -> Any:
+    """The message of a generated class that the bytes are. Raises `MalformedBody`."""
     try:
-        return getattr(messages(), name).FromString(body)
+        return kind.FromString(body)
     except _decode_error() as error:
-        raise MalformedBody(f"the message is no {name}: {error}") from None
+        raise MalformedBody(f"the message is no {kind.DESCRIPTOR.name}: {error}") from None
 
 
 @cache

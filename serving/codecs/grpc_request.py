@@ -81,7 +81,7 @@ class RequestReader:
     def read(self, body: bytes, raw: Sequence[memoryview]) -> tuple[Decoded, Head]:
         """A request and its meaning. `body`: a message, with or without its raw contents; `raw`: these."""
         plan = self._plan
-        message = grpc_messages.parse("ModelInferRequest", body)
+        message = grpc_messages.parse(grpc_messages.messages().ModelInferRequest, body)
         asked = self._read_asked(message)
         entries = [(entry, self._part(i, entry)) for i, entry in enumerate(message.inputs)]
         if raw and len(raw) != len(entries):

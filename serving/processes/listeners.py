@@ -25,8 +25,7 @@ class Listeners(NamedTuple):
     @classmethod
     def bind(cls, settings: Settings) -> Self:
         """The sockets of the settings. Raises `ConfigurationError` when an address cannot be had."""
-        http = _bound(settings.host, settings.port, "--port")
-        http.listen(_BACKLOG)
+        http = _bound(settings.host, settings.port, "--port", listens=True)
         if settings.grpc_port is None:
             return cls([http], [])
         try:
@@ -67,13 +66,20 @@ class Listeners(NamedTuple):
         return [(port, each) for port, sockets in self._asdict().items() for each in sockets]
 
 
-def _bound(host: str, port: int, flag: str) -> socket.socket:
+def _bound(host: str, port: int, flag: str, *, listens: bool = False) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        try:
+            bound.bind(address)
+            if listens:
+                # Two sockets may be bound to one address before either listens.
+                bound.listen(_BACKLOG)
+        except OSError:
+            bound.close()
+            raise
     except OSError as error:
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with {flag}"

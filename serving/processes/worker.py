@@ -157,7 +157,8 @@ class Worker:
         self._grpc: Transport | None = None
         if listeners.grpc:
             self._servicer, self._grpc = _grpc(self._lane, self, begin.settings, listeners.grpc)
-        self._failure: ServingError | None = None
+        self._failure: ServingError | OSError | None = None
+        self._starting: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serves until drained or until the supervisor is gone. Raises `ConfigurationError` where it cannot."""
@@ -302,22 +303,31 @@ class Worker:
         if not self._lane.draining and not (missing and not self._accepting):
             try:
                 await self._begin_to_accept()
-            except ServingError as error:
+            except (ServingError, OSError) as error:
                 self._failure = error
                 self._done.set()
                 return
         self._channel.send(Wired(wire.version, missing, lines))
 
     async def _begin_to_accept(self) -> None:
-        if not self._accepting:
+        """Returns once all ports accept, whoever began that."""
+        if self._starting is None:
+            self._starting = self._loop.create_task(self._accept())
+        await asyncio.shield(self._starting)
+
+    async def _accept(self) -> None:
+        if self._grpc is not None:
+            await self._grpc.start()
+        if not self._lane.draining:
             self._accepting = True
-            if self._grpc is not None:
-                await self._grpc.start()
             self._spawn(self._peers.start())
             # What start-up made lives as long as the process: the collector need not look at it again.
             gc.collect()
             gc.freeze()
             self._acceptor.start()
+        elif self._grpc is not None:
+            # It was told to end while it began.
+            await self._grpc.stop(0)
 
     _accepting = False
 

@@ -81,9 +81,28 @@ class Head:
 
     def timed(self, timeout_s: float) -> Head:
         """The same with a time of its own, which is none of what a route depends on."""
+        # Line by line: a loop over the slots takes five times as long.
         head = object.__new__(Head)
-        for name in Head.__slots__:
-            setattr(head, name, getattr(self, name))
+        head.accept = self.accept
+        head.attributes = self.attributes
+        head.coding = self.coding
+        head.content_type = self.content_type
+        head.face = self.face
+        head.generate = self.generate
+        head.grpc = self.grpc
+        head.inference_id = self.inference_id
+        head.json_length = self.json_length
+        head.keep_alive = self.keep_alive
+        head.length = self.length
+        head.name = self.name
+        head.priority = self.priority
+        head.route = self.route
+        head.streamed = self.streamed
+        head.target_container = self.target_container
+        head.target_model = self.target_model
+        head.target_variant = self.target_variant
+        head.timing = self.timing
+        head.version = self.version
         head.timeout_s = timeout_s
         return head
 

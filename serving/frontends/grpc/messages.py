@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serving.errors import MalformedBody, TooLarge
+from serving.codecs.grpc_messages import parse
+from serving.errors import TooLarge
 
 MOST_BYTES: Final = 1024 * 1024
 """Messages that hold no tensors hold settings at most."""
@@ -14,12 +15,7 @@ def read(kind: Any, body: bytes, most: int = MOST_BYTES) -> Any:
     """A message of a generated class. Raises `TooLarge` and `MalformedBody`."""
     if len(body) > most:
         raise TooLarge(f"the message has {len(body)} bytes; at most {most} were expected")
-    message = kind()
-    try:
-        message.ParseFromString(body)
-    except Exception as error:
-        raise MalformedBody(f"the message is no {kind.DESCRIPTOR.name}: {error}") from error
-    return message
+    return parse(kind, body)
 
 
 def write(kind: Any, content: dict[str, Any]) -> bytes:

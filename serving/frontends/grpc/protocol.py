@@ -5,11 +5,10 @@ Sources: Open Inference Protocol, gRPC; Triton's extensions to it.
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from serving.errors import MissingExtra
+from serving.codecs.grpc_messages import messages
 
 SERVICE: Final = "inference.GRPCInferenceService"
 PREFIX: Final = f"/{SERVICE}/"
@@ -22,17 +21,6 @@ class Method(NamedTuple):
     request: Any
     response: Any
     streams: bool
-
-
-@cache
-def messages() -> Any:
-    """The module of generated messages. Raises `MissingExtra`."""
-    try:
-        return importlib.import_module("tritonclient.grpc.service_pb2")
-    except ImportError as error:
-        raise MissingExtra(
-            f"gRPC needs tritonclient, which cannot be imported ({error}): pip install 'serving[grpc]'"
-        ) from error
 
 
 @cache

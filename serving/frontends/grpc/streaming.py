@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from serving.codecs.grpc_messages import messages
 from serving.errors import InternalError, ServingError, TooLarge, Unavailable
-from serving.frontends.grpc import protocol
 from serving.frontends.grpc.call import Call
 from serving.runtime.invocation import Face, Head
 from serving.runtime.model import BULK_BYTES
@@ -268,7 +268,7 @@ class InferStream:
 
 def _parsed(body: bytes) -> Any:
     """The message of a request, empty where it is none; without its tensors' bytes."""
-    message = protocol.messages().ModelInferRequest()
+    message = messages().ModelInferRequest()
     try:
         message.ParseFromString(body)
     except Exception:
@@ -286,7 +286,7 @@ def _asked(request: _Request) -> Any:
 def _empty(request: _Request) -> bytes:
     """The answer that says that there are no more."""
     asked = _asked(request)
-    response = protocol.messages().ModelInferResponse(
+    response = messages().ModelInferResponse(
         model_name=asked.model_name, model_version=asked.model_version, id=asked.id
     )
     return answer(LAST, response.SerializeToString())
@@ -294,6 +294,6 @@ def _empty(request: _Request) -> bytes:
 
 def _told(request: _Request, error: ServingError) -> bytes:
     """An error as an answer, whose id tells which request failed."""
-    message = protocol.messages().ModelStreamInferResponse(error_message=error.message)
+    message = messages().ModelStreamInferResponse(error_message=error.message)
     encoded: bytes = message.SerializeToString()
     return encoded + _empty(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from serving.codecs.grpc_messages import messages
 from serving.frontends.grpc import protocol
 from tests.frontends.http2 import hpack
 from tests.frontends.http2.frames import END_STREAM, Connection, headers, message, pieces
@@ -32,7 +33,7 @@ def block(*extra: Field) -> bytes:
 
 def body(row: bytes, rows: int = 1) -> bytes:
     """A message that asks `echo` for UINT8[rows, len(row)]; the answer holds `row` so many times."""
-    pb: Any = protocol.messages()
+    pb: Any = messages()
     request = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[row * rows])
     request.inputs.add(name="x", datatype="UINT8", shape=[rows, len(row)])
     return message(request.SerializeToString())
