@@ -5,6 +5,7 @@ Source: Triton's statistics extension; `serving.runtime.inference_counts` tells 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
 import orjson
@@ -26,7 +27,9 @@ async def model_statistics(admin: Counting, name: str, version: str) -> dict[str
     Of all models where `name` is "", and of all versions where `version` is; a target is `ENDPOINT:TARGET`, and a multi-model
     endpoint all its targets that are in memory. Raises `UnknownName` where nothing of that name is in memory.
     """
-    rows = merge(orjson.loads(await admin.statistics(name or None)))
+    told = await admin.statistics(name or None)
+    # Of hundreds of models, it takes longer than requests should wait.
+    rows = await asyncio.to_thread(lambda: merge(orjson.loads(told)))
     if name and not rows:
         why = "; targets are counted while they are in memory" if ":" in name else ""
         raise UnknownName(f"Request for unknown model: '{name}' is not found{why}")

@@ -44,6 +44,7 @@ _START: Final[Message] = {"type": "http.response.start", "status": 200, "headers
 _OK: Final[Message] = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _EMPTY: Final[Message] = {"type": "http.response.body", "body": b""}
 _ON_LOOP_BYTES: Final = 64 * 1024
+_PIECE_BYTES: Final = 1024 * 1024
 
 
 class Application:
@@ -101,12 +102,15 @@ class Application:
             return _nothing()
         else:
             return self._run(scope, receive, send, waiting)
-        answer = _Answer(self, send, fields, timeout_s, size)
+        answer = _Answer(self, receive, send, fields, timeout_s, size)
         try:
             servicer.lane.hold(size)
             servicer.infer(body[framing.PREFIX_BYTES :], answer)
         except ServingError as error:
             answer.fail(None, error)
+        except Exception:
+            log.exception("a call of %s failed", _INFER)
+            answer.fail(None, InternalError())
         return answer.settled()
 
     def hold(self, size: int) -> None:
@@ -163,10 +167,16 @@ class _HungUp(Exception):
 class _Answer(Call):
     """A call of ModelInfer, which sends its answer from the data plane's callback."""
 
-    __slots__ = ("_application", "_blocked", "_held", "_kept", "_open", "_send", "_waiter")
+    __slots__ = ("_application", "_blocked", "_held", "_kept", "_open", "_receive", "_send", "_waiter")
 
     def __init__(
-        self, application: Application, send: Send, fields: Headers, timeout_s: float | None, held: int
+        self,
+        application: Application,
+        receive: Receive,
+        send: Send,
+        fields: Headers,
+        timeout_s: float | None,
+        held: int,
     ) -> None:
         # Not the base's, which makes a future.
         self.timeout_s = timeout_s
@@ -174,6 +184,7 @@ class _Answer(Call):
         self.invocation = None
         self.closed = False
         self._application = application
+        self._receive = receive
         self._send = send
         self._held = held
         self._kept = 0
@@ -196,7 +207,9 @@ class _Answer(Call):
                 send(_OK)
             else:
                 self._blocked = told
+            if told is not done or len(body) > _ON_LOOP_BYTES:
                 self._kept = len(body)
+                self._application.keep(self._kept)
         self._end()
 
     def fail(self, head: Head | None, error: ServingError) -> None:
@@ -217,21 +230,18 @@ class _Answer(Call):
         try:
             if self._open:
                 await self._wait()
-            if self._blocked is not None:
-                await self._take(self._blocked)
+            if self._kept:
+                if self._blocked is not None:
+                    await self._blocked
+                    self._send(_OK)
+                await _taken(self._receive, self._application.body_timeout_s)
         except asyncio.CancelledError:
             self.hang_up()
         except OSError:
             return
-
-    async def _take(self, blocked: Awaitable[None]) -> None:
-        """Waits until the caller takes the answer, which counts until then: those who ask and do not read are refused."""
-        self._application.keep(self._kept)
-        try:
-            await blocked
-            self._send(_OK)
         finally:
             self._application.release(self._kept)
+            self._kept = 0
 
     async def _wait(self) -> None:
         loop = self._application.loop
@@ -272,6 +282,7 @@ class _Exchange:
         self._first = first
         self._frames = Frames(application.most)
         self._held = 0
+        self._kept = 0
         self._whole = False
         self._coding: str | None = None
         self._answered: str | None = None
@@ -307,6 +318,8 @@ class _Exchange:
             except TimeoutError as error:
                 raise DeadlineExceeded(f"the deadline of {timeout_s:g} s passed before the answer was ready") from error
             await self._finish([(b"grpc-status", b"0")])
+            if self._kept:
+                await _taken(self._receive, None)
         except ServingError as error:
             if call is not None:
                 call.hang_up()
@@ -326,6 +339,7 @@ class _Exchange:
             await self._finish(trailers_of(InternalError()))
         finally:
             self._release()
+            self._application.release(self._kept)
 
     async def _serve(self, named: dict[bytes, bytes], call: Call) -> None:
         if not self._trailers:
@@ -338,6 +352,7 @@ class _Exchange:
             async with aclosing(rpc.stream(self._messages(), call)) as answers:  # type: ignore[type-var]
                 async for answer in answers:
                     await self._answer(answer)
+                    del answer  # not kept while the next is waited for
             if self._application.stopping and not self._whole:
                 raise Unavailable("the server is stopping", retry_after_s=1)
 
@@ -355,7 +370,12 @@ class _Exchange:
         if body is None:
             raise Unsupported(f"{self._path} takes one message, and the request has none")
         self._release()
-        await self._answer(await rpc.unary(body, call))
+        answer = await rpc.unary(body, call)
+        del body
+        if len(answer) > _ON_LOOP_BYTES:
+            self._kept = len(answer)
+            self._application.keep(self._kept)
+        await self._answer(answer)
 
     # ------------------------------------------------------------------ what comes
 
@@ -374,8 +394,9 @@ class _Exchange:
     async def _messages(self) -> AsyncIterator[bytes]:
         """Those of a stream, until its end or the server's."""
         while (message := await self._message()) is not None:
-            self._release()
+            self._release(self._frames.held)
             yield message
+            del message
 
     async def _message(self) -> bytes | None:
         """The next message, or None at the end. Raises `_HungUp` when the caller left."""
@@ -422,13 +443,17 @@ class _Exchange:
             raise InternalError("a message is flagged as compressed, and the request has no grpc-encoding")
         most = self._application.most
         if len(packed) > _ON_LOOP_BYTES:
-            return await asyncio.to_thread(framing.inflated, coding, packed, most)
-        return framing.inflated(coding, packed, most)
+            message = await asyncio.to_thread(framing.inflated, coding, packed, most)
+        else:
+            message = framing.inflated(coding, packed, most)
+        self._held += len(message)
+        self._application.hold(len(message))
+        return message
 
-    def _release(self) -> None:
-        """What was received goes on to whoever counts it from here."""
-        self._application.release(self._held)
-        self._held = 0
+    def _release(self, left: int = 0) -> None:
+        """What was received goes on to whoever counts it from here, but for what is left of the next messages."""
+        self._application.release(self._held - left)
+        self._held = left
 
     # ------------------------------------------------------------------ what goes
 
@@ -439,16 +464,22 @@ class _Exchange:
             headers = [_TYPE] if coding is None else [_TYPE, (b"grpc-encoding", coding.encode())]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
         if coding is None or len(message) < framing.COMPRESS_BYTES:
-            framed = framing.frame(message)
+            prefix, rest = framing.prefix(0, len(message)), message
         elif len(message) > _ON_LOOP_BYTES:
-            framed = await asyncio.to_thread(framing.compressed, coding, message)
+            prefix, rest = b"", await asyncio.to_thread(framing.compressed, coding, message)
         else:
-            framed = framing.compressed(coding, message)
-        self._application.keep(len(framed))
+            prefix, rest = b"", framing.compressed(coding, message)
+        del message
+        held = 0 if self._kept else len(rest)
+        self._application.keep(held)
         try:
-            await self._send({"type": "http.response.body", "body": framed, "more_body": True})
+            # In pieces: h2corn takes one that is larger than all that it keeps of a connection, and says nothing.
+            for at in range(0, len(rest) or 1, _PIECE_BYTES):
+                piece = prefix + rest[at : at + _PIECE_BYTES]
+                prefix = b""
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         finally:
-            self._application.release(len(framed))
+            self._application.release(held)
 
     async def _finish(self, trailers: Headers) -> None:
         if not self._started:
@@ -467,6 +498,18 @@ def _refuse(send: Send, error: ServingError) -> None:
     """Sends an answer of headers alone (gRPC over HTTP/2, Trailers-Only)."""
     send({"type": "http.response.start", "status": 200, "headers": [_TYPE, *trailers_of(error)]})
     send(_EMPTY)
+
+
+async def _taken(receive: Receive, whole_within_s: float | None) -> None:
+    """Returns once the answer was written to the caller, or the caller left.
+
+    h2corn tells so only where the request is whole: one whose end has not come is waited for so long.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(whole_within_s) as limit:
+            while (event := await receive())["type"] == "http.request":
+                if not event.get("more_body", False):
+                    limit.reschedule(None)
 
 
 async def _nothing() -> None:

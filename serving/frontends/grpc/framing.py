@@ -29,6 +29,11 @@ def frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
+def prefix(flag: int, size: int) -> bytes:
+    """What comes before a message of this size as it is sent."""
+    return flag.to_bytes() + size.to_bytes(4, "big")
+
+
 def compressed(coding: str, message: bytes) -> bytes:
     """A message as it is sent, compressed by one of `CODINGS`."""
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW[coding])

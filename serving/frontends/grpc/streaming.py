@@ -130,6 +130,7 @@ class InferStream:
                         if isinstance(outcome, ServingError):
                             raise outcome
                         yield answer(LAST, outcome)
+                        del outcome
                     else:
                         while (parts := await stream.next()) is not None:
                             for part in parts:
@@ -145,6 +146,9 @@ class InferStream:
                 self._end(request)
                 for _ in range(request.shares):
                     self._room.release()
+                # Nothing of it is kept while the next is waited for.
+                self._current = None
+                del request
             ended = self._broken or self._ended
             if ended is not None:
                 raise ended
@@ -165,6 +169,7 @@ class InferStream:
                     return
                 for _ in range(self._take(body).shares - 1):
                     await self._room.acquire()
+                del body
         except ServingError as error:
             self._ended = error
         except Exception as error:
@@ -247,6 +252,7 @@ class InferStream:
         if not outcome.done() or outcome.cancelled():
             request.call.hang_up()
         self._release(request)
+        request.body = b""
 
     def _leave(self) -> None:
         """Nobody waits for any answer any more."""

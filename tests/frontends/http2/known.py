@@ -88,7 +88,6 @@ PATIENT: Final[dict[str, Symptoms]] = {
     },
     "h2corn": {
         "endless_headers": "waited for up to max_header_bytes: each CONTINUATION begins the timeout anew",
-        "answers": "held without bound: only requests count against max_in_flight_bytes, and nothing once they are answered",
     },
 }
 """What stalling clients get away with, by transport."""
