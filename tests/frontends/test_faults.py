@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boto3
+import numpy as np
 import orjson
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from serving import errors
+from serving.codecs.grpc_messages import messages
+from serving.frontends.grpc.headers import trailers_of
 from serving.frontends.http.faces import Faces
 from serving.runtime.invocation import Face
+from tests.frontends.http2 import calls, frames
 from tests.frontends.rows.row import JSON, MEBIBYTE, ROW, inputs, tensor
 from tests.support import many
 from tests.support import server as support
+from tests.support.grpc import Outcome, failure, grpc_address, outcome_of, streamed
 from tests.support.notebook import ROLE
 from tests.support.server import Server, wait_until
 from tests.support.wire import Answer, Wire, request
@@ -48,22 +53,39 @@ def cell(text: str, words: str) -> Expected:
     """Reads a cell, such as "424 ModelError (400)", with the text for it."""
     found = re.fullmatch(r"(\d{3})(?: (\w+))?(?: \((\d+)\))?", text)
     assert found, f"not a cell of the table: {text}"
-    pattern = ".*".join(map(re.escape, words.split("…")))
-    return Expected(int(found[1]), found[2] or "", int(found[3]) if found[3] else None, re.compile(pattern))
+    return Expected(int(found[1]), found[2] or "", int(found[3]) if found[3] else None, pattern(words))
 
 
-def table() -> Iterator[tuple[str, Face, Expected]]:
-    """Every fault on every face where it can happen."""
+def pattern(words: str) -> re.Pattern[str]:
+    """A text of the table as a pattern."""
+    return re.compile(".*".join(map(re.escape, words.split("…"))))
+
+
+def rows() -> Iterator[tuple[str, list[str], list[str]]]:
+    """Every fault with its cells and, for each of them, its text."""
     lines = [line for line in TABLE.read_text().splitlines() if line.startswith("| ")]
     for line in lines[1:]:
         fault, *cells, text = (part.strip() for part in line.strip("|").split("|"))
-        texts = text.split(" / ")
-        for face, content, words in zip(FACES, cells, texts * 3 if len(texts) == 1 else texts, strict=False):
+        yield fault, cells, spread(text.split(" / "))
+
+
+def spread(texts: list[str]) -> list[str]:
+    """A text for each column: of two, the second is gRPC's; of three, the third is also gRPC's."""
+    return [*(texts[:3] if len(texts) > 2 else texts[:1] * 3), texts[-1]]
+
+
+def table() -> Iterator[tuple[str, Face, Expected]]:
+    """Every fault on every face of HTTP where it can happen."""
+    for fault, cells, texts in rows():
+        for face, content, words in zip(FACES, cells, texts, strict=False):
             if content != "-":
                 yield fault, face, cell(content, words)
 
 
 CASES = list(table())
+
+GRPC_CASES = [(fault, cells[-1], pattern(texts[-1])) for fault, cells, texts in rows() if cells[-1] != "-"]
+"""Every fault that can happen over gRPC, the name of its code, and its text."""
 
 
 # ---------------------------------------------------------------- requests
@@ -177,11 +199,72 @@ TARGETS: dict[str, Callable[[Face, Path], bytes]] = {
 }
 """The requests to the server of `targets`; they know where its models are."""
 
+
+FOUR = np.ones((1, 4), np.float32)
+"""What `linear` and the models of `many` take."""
+
+
+def message(
+    model: str,
+    name: str = "x",
+    datatype: str = "FP32",
+    values: np.ndarray[Any, Any] = FOUR,
+    version: str = "",
+) -> bytes:
+    """A ModelInferRequest of one input."""
+    pb: Any = messages()
+    asked = pb.ModelInferRequest(model_name=model, model_version=version, raw_input_contents=[values.tobytes()])
+    asked.inputs.add(name=name, datatype=datatype, shape=values.shape)
+    encoded: bytes = asked.SerializeToString()
+    return encoded
+
+
+def grpc_spins(count: int) -> bytes:
+    """What `busy` takes, over gRPC."""
+    return message("busy", "spins", "INT64", np.array([count]))
+
+
+def with_timeout(address: str, body: bytes, timeout: str) -> Outcome:
+    """How a call with this `grpc-timeout` fails, by hand: a client ends its call by itself when that has passed."""
+    with frames.Connection(int(address.rpartition(":")[2])) as connection:
+        connection.greet()
+        connection.send(calls.call(1, frames.message(body), [("grpc-timeout", timeout)]))
+        return outcome_of(dict(connection.answer(1).headers))
+
+
+GRPC: dict[str, Callable[[str], Outcome]] = {
+    "malformed body": lambda at: failure(at, b"{"),
+    "wrong shape": lambda at: failure(at, message("linear", values=np.ones((1, 3), np.float32))),
+    "unknown name": lambda at: failure(at, message("other")),
+    "unknown version": lambda at: failure(at, message("linear", version="9")),
+    "unknown path": lambda at: failure(at, message("linear"), "Nothing"),
+    "invalid header": lambda at: with_timeout(at, message("linear"), "soon"),
+    "not built": lambda at: failure(at, b"", "SystemSharedMemoryStatus"),
+    "headers too large": lambda at: failure(at, message("linear"), metadata=tuple((f"x{i}", "y") for i in range(100))),
+    "too large": lambda at: failure(at, bytes(140_000)),
+    "not received in time": lambda at: failure(at, None),
+    "overload": lambda at: failure(at, grpc_spins(1)),
+    "deadline": lambda at: with_timeout(at, grpc_spins(MANY_SPINS), "20m"),
+    "model failure": lambda at: failure(at, message("index", "i", "INT64", np.array([7]))),
+    "no model named": lambda at: failure(at, message(MANY)),
+    "model of a single-model endpoint": lambda at: failure(at, message("linear:a.tar.gz")),
+    "unknown model": lambda at: failure(at, message(f"{MANY}:none.tar.gz")),
+    "model name too long": lambda at: failure(at, message(f"{MANY}:{'x' * 1025}")),
+    "model outside the prefix": lambda at: failure(at, message(f"{MANY}:../a.tar.gz")),
+    "model cannot be loaded": lambda at: failure(at, message(f"{MANY}:broken.tar.gz")),
+    "model does not fit": lambda at: failure(at, message(f"{MANY}:big.tar.gz")),
+    "model still loading": lambda at: failure(at, message(f"{MANY}:{next(COLD)}")),
+}
+"""The calls that provoke the same over gRPC, by the address of the server."""
+
 RENDERED: dict[str, errors.ServingError] = {"not ready": errors.NotReady(), "server failure": errors.InternalError()}
 """What no request can provoke on a server that is well: rendered from the error itself."""
 
 RETRIED = {"overload", "model still loading"}
 """Faults whose answers say when to try again."""
+
+WITH_GRPC = ("--grpc-port", "0", "--grpc-transport", "h2corn")
+"""The servers have a gRPC port, too."""
 
 
 @pytest.fixture(scope="module")
@@ -203,10 +286,23 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def targets(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A multi-model container that has the model `good`, and serves the multi-model endpoint `many` beside it."""
     env = {"SERVING_MULTI_MODEL": "true", "SERVING_MODEL_CACHE_BYTES": str(16 * MEBIBYTE)}
-    with support.running(
-        f"--allow-path={models}", state_dir=tmp_path_factory.mktemp("many") / "state", env=env
-    ) as server:
+    with serving_many(models, tmp_path_factory.mktemp("many") / "state", env) as server:
         assert ask(server, added("good", models)).status == 200
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hasty(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of `many` where nobody waits for a model, whatever their deadline: that of gRPC is the whole call's."""
+    env = {"SERVING_MODEL_LOAD_WAIT_S": "0.0001"}
+    with serving_many(models, tmp_path_factory.mktemp("hasty") / "state", env) as server:
+        yield server
+
+
+@contextmanager
+def serving_many(models: Path, state_dir: Path, env: dict[str, str]) -> Iterator[Server]:
+    """A server of the endpoint `many`."""
+    with support.running(f"--allow-path={models}", *WITH_GRPC, state_dir=state_dir, env=env) as server:
         client = boto3_client("sagemaker", server)
         container = {"Image": "onnx", "Mode": "MultiModel", "ModelDataUrl": f"file://{models}/"}
         client.create_model(ModelName=MANY, ExecutionRoleArn=ROLE, PrimaryContainer=container)
@@ -231,7 +327,7 @@ def server_of(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
                 names = ["linear", default if default is not None else "index"]
                 models = [f"--model={name}={repository / name}" for name in dict.fromkeys(names)]
                 state_dir = tmp_path_factory.mktemp("server") / "state"
-                arguments = [*models, *([f"--default-model={default}"] if default else [])]
+                arguments = [*models, *WITH_GRPC, *([f"--default-model={default}"] if default else [])]
                 servers[default] = stack.enter_context(support.running(*arguments, state_dir=state_dir, env=env))
             return servers[default]
 
@@ -242,7 +338,7 @@ def server_of(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def server(server_of: Callable[[str | None], Server], fault: str, request: pytest.FixtureRequest) -> Server:
     """The server for a fault."""
     if fault in TARGETS:
-        found: Server = request.getfixturevalue("targets")
+        found: Server = request.getfixturevalue("hasty" if fault == "model still loading" else "targets")
         return found
     return server_of(REQUESTS[fault][0] if fault in REQUESTS else "linear")
 
@@ -265,11 +361,14 @@ def crowd(server: Server, fault: str) -> Iterator[None]:
         waiting.send(post(Face.CONTAINER, "busy", spins(Face.CONTAINER, 1), JSON))
         wait_until(lambda: queued() == 1, 10, "one request that waits")
         yield
+    # Nothing says when the server notices that its callers left.
+    wait_until(lambda: not queued(), 10, "an empty queue")
 
 
 def test_every_fault_of_the_table_is_provoked_and_no_other() -> None:
     assert {fault for fault, _, _ in CASES} == {*REQUESTS, *TARGETS, *RENDERED}
     assert len(CASES) == len({(fault, face) for fault, face, _ in CASES}) >= 50
+    assert sorted(fault for fault, _, _ in GRPC_CASES) == sorted([*GRPC, *RENDERED])
 
 
 @pytest.mark.parametrize(
@@ -301,6 +400,28 @@ def test_fault(server: Server, models: Path, crowd: None, fault: str, face: Face
             text = text if expected.original == 0 else orjson.loads(text)["message"]
     assert expected.text.fullmatch(text), text
     assert ("retry-after" in answer.headers) == (fault in RETRIED)
+
+
+@pytest.mark.parametrize(("fault", "code", "text"), GRPC_CASES, ids=[fault for fault, _, _ in GRPC_CASES])
+def test_fault_over_grpc(server: Server, crowd: None, fault: str, code: str, text: re.Pattern[str]) -> None:
+    told = grpc_rendered(fault) if fault in RENDERED else GRPC[fault](grpc_address(server))
+    assert told.code == code, told
+    assert text.fullmatch(told.text), told
+    assert (told.pushback_ms is not None) == (fault in RETRIED)
+
+
+def test_an_error_on_a_stream_is_an_answer_and_the_stream_goes_on(server_of: Callable[[str | None], Server]) -> None:
+    pb: Any = messages()
+    asked = [message("other"), message("linear")]
+    refused, answered = map(pb.ModelStreamInferResponse.FromString, streamed(grpc_address(server_of("linear")), asked))
+    assert refused.error_message == "Request for unknown model: 'other' is not found"
+    assert not answered.error_message
+    assert answered.infer_response.model_name == "linear"
+
+
+def grpc_rendered(fault: str) -> Outcome:
+    """What the server would say over gRPC."""
+    return outcome_of({name.decode(): value.decode() for name, value in trailers_of(RENDERED[fault])})
 
 
 def provoking(fault: str, face: Face, models: Path) -> bytes:

@@ -1,21 +1,24 @@
-"""Transports of the gRPC service under test: which there are, and one that runs on a loop and thread of its own."""
+"""The gRPC service under test: its transports, one that runs on a loop and thread of its own, and calls of raw bytes."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
+from urllib.parse import unquote
 
+import grpc
 import pytest
 import uvloop
 
-from serving.frontends.grpc import transport
+from serving.frontends.grpc import protocol, transport
 from serving.frontends.grpc.transport import Service, Transport
 from serving.settings import Settings
 from tests.support.server import Server, wait_until
@@ -100,3 +103,55 @@ def carried(service: Service, settings: Settings, bound: socket.socket | None = 
         thread.join(WITHIN_S)
         loop.close()
         sock.close()
+
+
+# ---------------------------------------------------------------- calls that fail
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call ended: the name of its code, its text, and when to try again."""
+
+    code: str
+    text: str
+    pushback_ms: int | None
+
+
+def failure(
+    address: str, message: bytes | None, method: str = "ModelInfer", metadata: tuple[tuple[str, str], ...] = ()
+) -> Outcome:
+    """How a call fails; its message None: it never comes."""
+    over = Event()
+
+    def bodies() -> Iterator[bytes]:
+        if message is None:
+            over.wait(WITHIN_S)
+        else:
+            yield message
+
+    with _channel(address) as channel:
+        call = channel.stream_unary(protocol.PREFIX + method)
+        error = call.future(bodies(), metadata=metadata, timeout=WITHIN_S).exception()
+        over.set()
+    assert error is not None, "the call did not fail"
+    pushback = dict(error.trailing_metadata()).get("grpc-retry-pushback-ms")
+    return Outcome(error.code().name, error.details(), None if pushback is None else int(pushback))
+
+
+def outcome_of(trailers: Mapping[str, str]) -> Outcome:
+    """What trailers tell."""
+    pushback = trailers.get("grpc-retry-pushback-ms")
+    code = next(code for code in grpc.StatusCode if code.value[0] == int(trailers["grpc-status"]))
+    text = unquote(trailers.get("grpc-message", ""), errors="strict")
+    return Outcome(code.name, text, None if pushback is None else int(pushback))
+
+
+def streamed(address: str, bodies: Iterable[bytes]) -> list[bytes]:
+    """The answers to the requests of a stream."""
+    with _channel(address) as channel:
+        return list(channel.stream_stream(f"{protocol.PREFIX}ModelStreamInfer")(iter(bodies), timeout=WITHIN_S))
+
+
+def _channel(address: str) -> grpc.Channel:
+    """A connection of its own: channels of one address share connections otherwise."""
+    return grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])

@@ -23,7 +23,7 @@ import grpc.aio
 from serving.errors import ConfigurationError, InternalError, RequestTimeout, ServingError, Unavailable, Unsupported
 from serving.frontends.grpc.call import Call
 from serving.frontends.grpc.servicer import Rpc, Stream, Unary
-from serving.frontends.grpc.status import status_of
+from serving.frontends.grpc.status import pushback_ms, status_of
 from serving.frontends.grpc.transport import Service, where
 from serving.frontends.http.tls import stamp
 from serving.settings import Settings
@@ -251,5 +251,6 @@ def _fail(context: Any, error: Exception) -> None:
     context.set_code(_CODES[status.code])
     # What is encoded is cut to what trailers hold; grpcio encodes it again.
     context.set_details(unquote(status.encoded.decode(), errors="ignore"))
-    if error.retry_after_s is not None:
-        context.set_trailing_metadata((("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000))),))
+    after = pushback_ms(error)
+    if after is not None:
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", str(after)),))

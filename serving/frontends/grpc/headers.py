@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from serving.errors import BadRequest, ServingError
-from serving.frontends.grpc.status import Status, status_of
+from serving.frontends.grpc.status import Status, pushback_ms, status_of
 
 Fields = Iterable[tuple[bytes, bytes]]
 
@@ -67,11 +67,12 @@ class Metadata(Mapping[str, str | bytes]):
 
 
 def trailers_of(error: ServingError) -> list[tuple[bytes, bytes]]:
-    """The trailers of a call that failed; gRFC A6: `grpc-retry-pushback-ms` says when to try again."""
+    """The trailers of a call that failed."""
     status = status_of(error)
     trailers = status_trailers(status)
-    if error.retry_after_s is not None:
-        trailers.append((b"grpc-retry-pushback-ms", b"%d" % round(error.retry_after_s * 1000)))
+    after = pushback_ms(error)
+    if after is not None:
+        trailers.append((b"grpc-retry-pushback-ms", b"%d" % after))
     return trailers
 
 

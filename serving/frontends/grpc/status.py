@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -29,6 +30,11 @@ class Status(NamedTuple):
         encoded = quote(self.message, safe=_PLAIN)[:MOST_BYTES]
         escape = encoded.rfind("%", -2)
         return (encoded if escape < 0 else encoded[:escape]).encode()
+
+
+def pushback_ms(error: ServingError) -> int | None:
+    """When to try again (gRFC A6, `grpc-retry-pushback-ms`), None where nobody can tell; 0 would be at once."""
+    return None if error.retry_after_s is None else max(1, ceil(error.retry_after_s * 1000))
 
 
 def status_of(error: ServingError) -> Status:
