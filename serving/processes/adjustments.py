@@ -65,6 +65,8 @@ class Adjustments:
         self._enabled = Enabled.of(settings.log_level, settings.log_format)
         self._wired = wired
         self._file = TraceFile(settings.state_dir / "traces.jsonl")
+        self._unwritten = False
+        """The last traces could not be written."""
         self._base = TraceSetting()
         self._overrides: dict[str, dict[str, Any]] = {}
         self._left: dict[str, int] = {"": self._base.count}
@@ -83,29 +85,39 @@ class Adjustments:
             return msgspec.json.encode(LogState(self._enabled)), bool(ask.body)
         name = ask.name or ""
         self._check_name(name)
-        if ask.body:
-            self._trace(name, msgspec.json.decode(ask.body, type=TraceChanges))
+        changes = msgspec.json.decode(ask.body, type=TraceChanges) if ask.body else TraceChanges()
+        changed = changes != TraceChanges()
+        if changed:
+            self._trace(name, changes)
         state = TraceState(self._effective(name), str(self._file.path))
-        return msgspec.json.encode(state), bool(ask.body)
+        return msgspec.json.encode(state), changed
 
     def traced(self, traces: Traced) -> bool:
         """Writes what a worker traced; True where that was the last of a setting, which workers are to be told."""
-        known = ("", *self._overrides)
         lines: list[bytes] = []
         ended = False
         for name, line in traces.traces:
-            if name not in known or not self._left[name]:
+            left = self._left.get(name, 0)
+            if not left:
                 continue
             lines.append(line)
-            if self._left[name] > 0:
-                self._left[name] -= 1
-                ended = ended or not self._left[name]
-        try:
-            if lines:
-                self._file.write(lines)
-        except OSError as error:
-            log.error("traces cannot be written to %s: %s", self._file.path, error.strerror)
+            if left > 0:
+                self._left[name] = left - 1
+                ended = ended or left == 1
+        if lines:
+            self._write(lines)
         return ended
+
+    def _write(self, lines: list[bytes]) -> None:
+        try:
+            self._file.write(lines)
+        except OSError as error:
+            # A full disk stays full for a while: it is told of once.
+            if not self._unwritten:
+                log.error("traces cannot be written to %s: %s", self._file.path, error.strerror)
+            self._unwritten = True
+        else:
+            self._unwritten = False
 
     # ------------------------------------------------------------------ logs
 
@@ -122,16 +134,18 @@ class Adjustments:
 
     def _trace(self, name: str, changes: TraceChanges) -> None:
         given = {field: value for field, value in _given(changes).items() if value is not msgspec.UNSET}
+        self._forget_gone()
         if not name:
             defaults = msgspec.to_builtins(TraceSetting())
             wanted = {field: defaults[field] if value is None else value for field, value in given.items()}
             self._base = msgspec.structs.replace(self._base, **wanted)
-            self._forget_gone()
-            for one, override in self._overrides.items():
-                if "count" not in override:
-                    self._left[one] = self._base.count
-            self._left[""] = self._base.count
+            if "count" in wanted:
+                for one in ("", *self._overrides):
+                    if "count" not in self._overrides.get(one, {}):
+                        self._left[one] = self._base.count
             return
+        if name in self._multi_models():
+            raise BadRequest(f"'{name}' has many models; name the one that is to be traced as '{name}:MODEL'")
         if name not in self._overrides and len(self._overrides) >= MOST_OVERRIDES:
             raise BadRequest(
                 f"{MOST_OVERRIDES} models have trace settings of their own, and no more can; clear one with null"
@@ -140,7 +154,9 @@ class Adjustments:
         override = {field: value for field, value in override.items() if value is not None}
         if override:
             self._overrides[name] = override
-            self._left[name] = override.get("count", self._base.count)
+            # Only a count that is given starts again.
+            if "count" in given or name not in self._left:
+                self._left[name] = override.get("count", self._left[""])
         else:
             self._overrides.pop(name, None)
             self._left.pop(name, None)
@@ -156,6 +172,9 @@ class Adjustments:
         found = [one for one in self._wired() if one.name == endpoint]
         if name and not (found and (not colon or found[0].targets is not None)):
             raise UnknownName(f"Request for unknown model: '{name}' is not found")
+
+    def _multi_models(self) -> set[str]:
+        return {one.name for one in self._wired() if one.targets is not None}
 
     def _forget_gone(self) -> None:
         """Models that are not served any more have no settings."""

@@ -21,6 +21,7 @@ from serving.telemetry.logs import Enabled
 
 _LENGTH = struct.Struct(">I")
 _MAX_BYTES = 256 * 1024 * 1024
+_MOST_BACKLOG = 1024 * 1024
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
@@ -285,6 +286,18 @@ class Channel:
         if not self._writer.is_closing():
             body = self._encoder.encode(message)
             self._writer.write(_LENGTH.pack(len(body)) + body)
+
+    def offer(self, message: ToWorker | ToSupervisor) -> bool:
+        """Queues a message that may be lost, unless much waits already; whether it did."""
+        if self.backlog > _MOST_BACKLOG:
+            return False
+        self.send(message)
+        return True
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that were sent and that the kernel has not taken yet."""
+        return self._writer.transport.get_write_buffer_size()
 
     async def receive(self) -> Any:
         """The next message, or None when the other end is gone."""

@@ -22,14 +22,14 @@ from serving.runtime import memory
 from serving.runtime.caching import make_model
 from serving.runtime.costs import Costs
 from serving.runtime.dataplane import DataPlane
-from serving.runtime.inference_counts import inference_counts
+from serving.runtime.inference_counts import inference_counts, lasting
 from serving.runtime.loading import load
 from serving.runtime.model import Model, Pulse
 from serving.runtime.multi_model import MultiModelEndpoint
 from serving.runtime.process_memory import resident
 from serving.runtime.response_cache import ResponseCache
 from serving.runtime.routing import Endpoint, Snapshot
-from serving.runtime.statistics import VariantStatistics
+from serving.runtime.statistics import ModelStatistics, VariantStatistics
 from serving.runtime.targets import Source, Targets
 from serving.runtime.turns import Turns, apart
 from serving.runtime.wiring import EndpointWiring
@@ -88,7 +88,10 @@ class Holding:
         self._prepared: dict[int, Loaded | None] = {}
         """By call; None while it loads, and where something else that is kept or failed is in its place."""
         self._statistics: dict[tuple[str, str, str], VariantStatistics] = {}
-        """By endpoint, variant and version; what is gone counts on among the metrics while its endpoint is there."""
+        """By endpoint, variant and version; what is gone counts on among the metrics while its endpoint is there, under ""
+        as the version once many others are gone, too."""
+        self._batches: dict[tuple[str, str, str], ModelStatistics] = {}
+        """By the same: what is loaded again counts on."""
         self._lock = asyncio.Lock()
         self._turns = Turns(_LOADS_AT_ONCE, _SLOW_S)
 
@@ -148,7 +151,9 @@ class Holding:
             held = (*served.values(), *filter(None, self._prepared.values()))
             names = {(loaded.wiring.name, loaded.wiring.variant) for loaded in held}
             names |= {(endpoint.name, endpoint.variant) for endpoint in multi.values()}
-            self._statistics = {key: counted for key, counted in self._statistics.items() if key[:2] in names}
+            versions = [(one.wiring.name, one.wiring.variant, one.wiring.config.version) for one in held]
+            versions += [(one.name, one.variant, one.wiring.config.version) for one in multi.values()]
+            self._forget_counts(names, versions)
             for key, loaded in before.items():
                 if served.get(key) is not loaded:
                     self._drop(loaded)
@@ -200,6 +205,9 @@ class Holding:
             if name in (None, one.name)
         ]
         for view in self.targets.cache.entries():
+            # What departs has the key of what is in its place.
+            if not view.loaded:
+                continue
             full = ":".join(view.key)
             target = self.targets.cache.get(view.key) if name in (None, full, view.key[0]) else None
             if target is not None:
@@ -268,10 +276,21 @@ class Holding:
 
     def _counted(self, endpoint: Endpoint) -> Endpoint:
         """The endpoint, counting on where the model that had its name and version before it stopped."""
-        before = self._served.get((endpoint.name, endpoint.model.version))
-        if before is not None:
-            endpoint.model.statistics = before.endpoint.model.statistics
+        key = (endpoint.name, endpoint.variant, endpoint.model.version)
+        endpoint.model.statistics = self._batches.setdefault(key, endpoint.model.statistics)
         return endpoint
+
+    def _forget_counts(self, names: set[tuple[str, str]], versions: Iterable[tuple[str, str, str]]) -> None:
+        """Keeps what was counted of these endpoints and variants, in these versions and the last others."""
+        known, self._statistics = self._statistics, {}
+        current = lasting((key for key in known if key[2]), versions)
+        for key, counted in known.items():
+            if key in current and key[:2] in names:
+                self._statistics[key] = counted
+            elif key[:2] in names:
+                rest = (*key[:2], "")
+                self._statistics.setdefault(rest, VariantStatistics(*key[:2])).add(counted)
+        self._batches = {key: counted for key, counted in self._batches.items() if key in self._statistics}
 
     def _drop(self, loaded: Loaded) -> None:
         """Closes a model that no snapshot holds, once it has answered everybody, and gives its memory back."""

@@ -379,6 +379,9 @@ class Supervisor:
 
     def _rewire(self, endpoints: Versions, default: str | None) -> None:
         self._wire = Wire(self._wire.version + 1, endpoints, default)
+        self._retired_counts = self._current(self._retired_counts)
+        for worker in self._workers.values():
+            worker.counts = self._current(worker.counts)
         for worker in self._workers.values():
             worker.channel.send(self._wire)
 
@@ -408,13 +411,35 @@ class Supervisor:
             # With hundreds of endpoints it takes most of a second, in which workers and callers would wait.
             async with self._scraping:
                 return await asyncio.to_thread(lambda: collector.text(collector.merge(groups)))
-        rows = await self._rows(ask.what, ask.name)
         if ask.what == "statistics":
-            served = dict.fromkeys((row["name"], row["version"]) for row in rows)
-            rows += [self._retired_counts[key] for key in served if key in self._retired_counts]
-        elif ask.name is None:
+            return orjson.dumps(await self._counts(ask.name))
+        rows = await self._rows(ask.what, ask.name)
+        if ask.name is None:
             rows += [msgspec.to_builtins(row) for row in self._control.unavailable()]
         return orjson.dumps(rows)
+
+    async def _counts(self, name: str | None) -> list[Any]:
+        """The statistics of all models or one; a worker that does not answer counts with what it said last."""
+        asked = list(self._workers.values())
+        answers = await asyncio.gather(*(self._collect(worker, "statistics", name) for worker in asked))
+        told = {worker: orjson.loads(answer.body) for worker, answer in zip(asked, answers, strict=True) if answer}
+        served = dict.fromkeys(key for key in self._versions() if name in (None, key[0]))
+        rows: list[Any] = []
+        # One that ended meanwhile is among the retired, with its answer.
+        for worker in self._workers.values():
+            last = [worker.counts[key] for key in served if key in worker.counts]
+            rows += told.get(worker, last)
+        served |= dict.fromkeys((row["name"], row["version"]) for row in rows)
+        return rows + [self._retired_counts[key] for key in served if key in self._retired_counts]
+
+    def _versions(self) -> list[tuple[str, str]]:
+        return [(wiring.name, wiring.config.version) for wiring in self._wire.endpoints]
+
+    def _current(self, counts: Mapping[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+        """What was counted of models that are served, in these versions and the last others."""
+        names = {wiring.name for wiring in self._wire.endpoints}
+        kept = inference_counts.lasting(counts, self._versions())
+        return {key: row for key, row in counts.items() if key in kept and key[0] in names}
 
     async def _rows(self, what: str, name: str | None) -> list[Any]:
         """What all workers tell in JSON."""

@@ -220,7 +220,7 @@ class Worker:
     def _adjust(self, adjust: Adjust) -> None:
         logs.adjust(adjust.logs)
         later = partial(self._loop.call_later, _TRACES_EVERY_S)
-        self._plane.trace(Tracing(adjust.traces, lambda traces: self._channel.send(Traced(traces)), later))
+        self._plane.trace(Tracing(adjust.traces, lambda traces: self._channel.offer(Traced(traces)), later))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

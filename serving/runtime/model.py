@@ -405,8 +405,8 @@ class Model:
             if outcome.error is None:
                 self._answer(outcome.batch, outcome.outputs, ended)
             else:
-                self.statistics.failed_requests += len(outcome.batch.items)
-                self.statistics.failed_rows += outcome.batch.rows
+                failed = outcome.batch
+                self.statistics.failed(len(failed.items), failed.rows, failed.seconds, failed.formed - failed.oldest)
                 for item in outcome.batch.items:
                     if item.state == RUNNING:
                         self._fail(item, outcome.error)

@@ -51,6 +51,7 @@ class Oversize:
             self._queue_s += queue_s
             self._compute_s += compute_s
         if self._done_rows < whole.rows:
+            self.model.statistics.pieces += 1
             try:
                 self.model.enqueue(self._next(), admitted=True)
             except ServingError as error:

@@ -69,6 +69,20 @@ class VariantStatistics:
         if isinstance(error, ContainerFault):
             self.model_errors += 1
 
+    def add(self, other: VariantStatistics) -> None:
+        """Counts what others counted."""
+        self.invocations += other.invocations
+        self.errors_4xx += other.errors_4xx
+        self.errors_5xx += other.errors_5xx
+        self.model_errors += other.model_errors
+        self.failed_s += other.failed_s
+        self.latency.add(other.latency)
+        self.model_latency.add(other.model_latency)
+        self.overhead_latency.add(other.overhead_latency)
+        self.queue.add(other.queue)
+        self.refusal.add(other.refusal)
+        self.streams.add(other.streams)
+
     def samples(self) -> Iterator[Sample]:
         """All metrics of the variant, now."""
         labels = (("endpoint_name", self.endpoint), ("variant_name", self.variant))
@@ -85,17 +99,32 @@ class VariantStatistics:
 
 
 class StreamStatistics:
-    """The accumulators of one variant's answers in parts; times in seconds since the request's last byte."""
+    """The accumulators of one variant's answers in parts; times in seconds since the request's last byte.
 
-    __slots__ = ("aborted", "broken", "first_part", "open", "parts", "seconds")
+    `broken_s` are those of broken streams, added up; `ended` is when the last stream did (seconds of `time.perf_counter`).
+    """
+
+    __slots__ = ("aborted", "broken", "broken_s", "ended", "first_part", "open", "parts", "seconds")
 
     def __init__(self) -> None:
         self.open = 0
         self.parts = 0
         self.aborted = 0
         self.broken = 0
+        self.broken_s = 0.0
+        self.ended = 0.0
         self.first_part = Histogram()
         self.seconds = Histogram(STREAM_BOUNDS_S)
+
+    def add(self, other: StreamStatistics) -> None:
+        """Counts what others counted, but for what is open."""
+        self.parts += other.parts
+        self.aborted += other.aborted
+        self.broken += other.broken
+        self.broken_s += other.broken_s
+        self.ended = max(self.ended, other.ended)
+        self.first_part.add(other.first_part)
+        self.seconds.add(other.seconds)
 
     def samples(self, labels: Labels) -> Iterator[Sample]:
         """All metrics of the streams, now."""
@@ -112,7 +141,8 @@ class ModelStatistics:
 
     `sizes` has, by the rows of a batch, how many there were and the seconds that the model ran for them. `requests` are those
     of all batches, and `compute_s` and `queue_s` the seconds that the model ran for each of them and that its batch's first one
-    waited. `failed_requests` and `failed_rows` are those of batches that failed. `ended` is when the last batch did (seconds of
+    waited; `pieces` are those that were a part of a request and not its last. `failed_requests`, `failed_rows`,
+    `failed_compute_s` and `failed_queue_s` are the same of batches that failed. `ended` is when the last batch did (seconds of
     `time.perf_counter`).
     """
 
@@ -123,10 +153,14 @@ class ModelStatistics:
         "compute_s",
         "ended",
         "expired",
+        "failed_compute_s",
+        "failed_queue_s",
         "failed_requests",
         "failed_rows",
+        "failed_sizes",
         "model",
         "padding_rows",
+        "pieces",
         "queue_s",
         "reasons",
         "refused",
@@ -143,10 +177,14 @@ class ModelStatistics:
         self._beyond_rows = 0
         self.reasons: dict[tuple[str, str], int] = {}
         self.requests = 0
+        self.pieces = 0
         self.compute_s = 0.0
         self.queue_s = 0.0
         self.failed_requests = 0
         self.failed_rows = 0
+        self.failed_compute_s = 0.0
+        self.failed_queue_s = 0.0
+        self.failed_sizes: dict[int, list[float]] = {}
         self.ended = 0.0
         self.padding_rows = 0
         self.refused = 0
@@ -155,11 +193,28 @@ class ModelStatistics:
 
     def size(self, rows: int) -> list[float]:
         """The entry of `sizes` for a batch of a size that has none yet, or of one that never has."""
-        if rows > MOST_SIZES:
-            beyond = 1 << (rows - 1).bit_length()
-            self._beyond_rows += rows - beyond
-            rows = beyond
-        return self.sizes.setdefault(rows, [0, 0.0])
+        size = _size(rows)
+        self._beyond_rows += rows - size
+        return self.sizes.setdefault(size, [0, 0.0])
+
+    def failed(self, requests: int, rows: int, seconds: float, waited: float) -> None:
+        """Counts a batch as failed, beside what is counted of all."""
+        self.failed_requests += requests
+        self.failed_rows += rows
+        self.failed_compute_s += requests * seconds
+        self.failed_queue_s += requests * waited
+        size = self.failed_sizes.setdefault(_size(rows), [0, 0.0])
+        size[0] += 1
+        size[1] += seconds
+
+    def succeeded(self) -> list[tuple[int, int, float]]:
+        """Of the batches that did not fail, by their rows, how many there were and the seconds that the model ran."""
+        found = []
+        for rows, (count, seconds) in sorted(self.sizes.items()):
+            failed, failed_s = self.failed_sizes.get(rows, (0, 0.0))
+            if count > failed:
+                found.append((rows, int(count - failed), seconds - failed_s))
+        return found
 
     @property
     def batches(self) -> int:
@@ -188,3 +243,8 @@ class ModelStatistics:
         for rows, (count, _) in self.sizes.items():
             counts[bisect_left(ROW_BOUNDS, rows)] += int(count)
         return HistogramValue(ROW_BOUNDS, counts, float(self.rows))
+
+
+def _size(rows: int) -> int:
+    """The rows that a batch is counted under."""
+    return rows if rows <= MOST_SIZES else 1 << (rows - 1).bit_length()

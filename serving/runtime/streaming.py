@@ -287,11 +287,17 @@ class PartStream:
         self._done = True
         self._error = error
         self._timer.cancel()
+        now = perf_counter()
         if error is not None and not self._began:
             self._statistics.failed(error)
+            self._statistics.failed_s += now - self._arrived
         else:
-            self._statistics.streams.broken += error is not None
-            self._statistics.streams.seconds.observe(perf_counter() - self._arrived)
+            streams = self._statistics.streams
+            if error is not None:
+                streams.broken += 1
+                streams.broken_s += now - self._arrived
+            streams.ended = now
+            streams.seconds.observe(now - self._arrived)
         self._shut()
 
     def _shut(self) -> None:

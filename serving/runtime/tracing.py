@@ -40,28 +40,27 @@ class TraceSetting(msgspec.Struct, frozen=True):
 
 
 class Sampler:
-    """Picks the requests of one worker that a setting wants traced. Lives on the worker's loop."""
+    """Picks the requests of one model of one worker that are traced. Lives on the worker's loop."""
 
-    __slots__ = ("_left", "_rate", "_seen", "_tell")
+    __slots__ = ("_name", "_rate", "_seen", "_tracing")
 
-    def __init__(self, setting: TraceSetting, tell: Callable[[bytes], bool]) -> None:
-        self._rate = setting.rate
-        self._left = setting.count
+    def __init__(self, name: str, rate: int, tracing: Tracing) -> None:
+        self._name = name
+        self._rate = rate
         self._seen = 0
-        self._tell = tell
+        self._tracing = tracing
 
     def see(self, item: Invocation, formed: float, ended: float, sent: float) -> None:
         """A request was answered; the times are those of `Destination.count`."""
         self._seen += 1
-        if self._seen < self._rate or not self._left:
-            return
-        self._seen = 0
-        if self._tell(_trace(item, formed, ended, sent)) and self._left > 0:
-            self._left -= 1
+        if self._seen >= self._rate:
+            self._seen = 0
+            self._tracing.take(self._name, item, formed, ended, sent)
 
 
 class Tracing:
-    """What one worker traces: the settings by model, that of "" for all others. `send` takes what was traced.
+    """What one worker traces: the settings by model, that of "" for all others. `send` takes what was traced, or tells by
+    False that it did not, and then it is lost.
 
     Each trace is the name of its setting and an object of JSON.
     """
@@ -69,13 +68,14 @@ class Tracing:
     def __init__(
         self,
         settings: Mapping[str, TraceSetting],
-        send: Callable[[list[tuple[str, bytes]]], None],
+        send: Callable[[list[tuple[str, bytes]]], bool],
         later: Callable[[Callable[[], None]], object],
     ) -> None:
         self._settings = settings
         self._send = send
         self._later = later
         self._waiting: list[tuple[str, bytes]] = []
+        self._left = {name: setting.count for name, setting in settings.items()}
         self._samplers: dict[str, Sampler] = {}
 
     @property
@@ -89,23 +89,28 @@ class Tracing:
         setting = self._settings.get(name)
         if setting is None or not setting.on:
             return None
-        if name not in self._samplers:
-            self._samplers[name] = Sampler(setting, lambda trace: self._tell(name, trace))
-        return self._samplers[name]
+        if model not in self._samplers:
+            self._samplers[model] = Sampler(name, setting.rate, self)
+        return self._samplers[model]
+
+    def take(self, name: str, item: Invocation, formed: float, ended: float, sent: float) -> None:
+        """Traces a request under a setting, unless enough of it were; the times are those of `Destination.count`."""
+        left = self._left[name]
+        if not left or len(self._waiting) >= MOST_WAITING:
+            return
+        if left > 0:
+            self._left[name] = left - 1
+        if not self._waiting:
+            self._later(self.flush)
+        self._waiting.append((name, _trace(item, formed, ended, sent)))
 
     def flush(self) -> None:
         """Sends what waits."""
         waiting, self._waiting = self._waiting, []
-        if waiting:
-            self._send(waiting)
-
-    def _tell(self, name: str, trace: bytes) -> bool:
-        if len(self._waiting) >= MOST_WAITING:
-            return False
-        if not self._waiting:
-            self._later(self.flush)
-        self._waiting.append((name, trace))
-        return True
+        if waiting and not self._send(waiting):
+            for name, _ in waiting:
+                if self._left[name] >= 0:
+                    self._left[name] += 1
 
 
 class TraceFile:

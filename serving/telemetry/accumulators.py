@@ -35,6 +35,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def add(self, other: Histogram) -> None:
+        """Counts what one of the same bounds counted."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
 
 class HistogramValue(msgspec.Struct, frozen=True):
     """A histogram at one moment, in a form that crosses processes."""

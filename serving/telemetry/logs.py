@@ -83,14 +83,17 @@ class HumanFormatter(logging.Formatter):
 
 
 def adjust(enabled: Enabled) -> None:
-    """Lets other records of this process through than before, from now on."""
-    root = logging.getLogger()
-    for handler in root.handlers:
+    """Lets other records of this process through than before, from now on; the logs of endpoints are as they were."""
+    levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+    lowest = next((level for level in levels if enabled.lets(level)), logging.CRITICAL + 1)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, EndpointLogs):
+            lowest = min(lowest, handler.level)
+            continue
         handler.filters[:] = [lambda record: enabled.lets(record.levelno)]
         if isinstance(handler.formatter, HumanFormatter):
             handler.formatter.datefmt = ISO_8601 if enabled.iso else CLOCK
-    levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
-    root.setLevel(next((level for level in levels if enabled.lets(level)), logging.CRITICAL + 1))
+    _set_level(lowest)
 
 
 def configure(process: str, form: str, level: str, directory: Path | None = None, node: str = "") -> None:
@@ -103,9 +106,16 @@ def configure(process: str, form: str, level: str, directory: Path | None = None
     handler.setFormatter(JsonFormatter(process) if form == "json" else HumanFormatter(process))
     handlers: list[logging.Handler] = [handler]
     if directory is not None:
-        handlers.append(EndpointLogs(directory, node or socket.gethostname(), process.removeprefix("worker ")))
-    root = logging.getLogger()
-    root.handlers[:] = handlers
-    root.setLevel(_LEVELS[level])
+        endpoints = EndpointLogs(directory, node or socket.gethostname(), process.removeprefix("worker "))
+        endpoints.setLevel(_LEVELS[level])
+        handlers.append(endpoints)
+    logging.getLogger().handlers[:] = handlers
+    _set_level(_LEVELS[level])
     for chatty in ("asyncio", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _set_level(level: int) -> None:
+    """The lowest level of records that are made; of libraries, whose own for developers hold bodies, never below INFO."""
+    logging.getLogger().setLevel(max(level, logging.INFO))
+    logging.getLogger("serving").setLevel(level)

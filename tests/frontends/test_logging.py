@@ -63,7 +63,9 @@ def kept() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     filters = [list(handler.filters) for handler in handlers]
+    serving, serving_level = logging.getLogger("serving"), logging.getLogger("serving").level
     yield
+    serving.setLevel(serving_level)
     root.handlers[:] = handlers
     for handler, before in zip(handlers, filters, strict=True):
         handler.filters[:] = before
@@ -155,6 +157,32 @@ def test_what_passes(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert passed(logs.Enabled(error=False, verbose=2)) == ["debug", "info", "warning"]
     assert passed(logs.Enabled(info=False, warning=False, error=False)) == []
     assert passed(logs.Enabled.of("warning", form)) == ["warning", "error", "critical"]
+
+
+def test_libraries_never_log_for_developers(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("supervisor", "human", "debug")
+    for enabled in (logs.Enabled.of("debug", "human"), logs.Enabled(verbose=1)):
+        logging.getLogger("botocore.parsers").debug("a body")
+        logging.getLogger("serving.test").debug("no body")
+        logs.adjust(enabled)
+    logging.getLogger("botocore.parsers").debug("a body")
+    logging.getLogger("serving.test").debug("no body")
+    assert re.findall(r"(?:a|no) body", capsys.readouterr().err) == ["no body"] * 3
+
+
+def test_the_logs_of_endpoints_stay_as_they_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("worker 3", "human", "info", tmp_path, "node")
+    log = logging.getLogger("serving.test")
+    kept = (logs.Enabled(info=False, warning=False, error=False), logs.Enabled(verbose=1))
+    for number, enabled in enumerate(kept):
+        logs.adjust(enabled)
+        for level in (logging.DEBUG, logging.INFO, logging.ERROR):
+            log.log(level, "%d at %d", number, level, extra={"endpoint": "fraud"})
+    handler = logging.getLogger().handlers[1]
+    handler.close()
+    (file,) = (tmp_path / "fraud").rglob("*.jsonl")
+    assert re.findall(r"\d at \d+", file.read_text()) == ["0 at 20", "0 at 40", "1 at 20", "1 at 40"]
+    assert re.findall(r"\d at \d+", capsys.readouterr().err) == ["1 at 10", "1 at 20", "1 at 40"]
 
 
 # ---------------------------------------------------------------------- a server of two workers

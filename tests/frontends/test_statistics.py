@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import orjson
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
@@ -17,6 +20,10 @@ from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
+from serving.contract import ModelConfig
+from serving.processes.channel import Collected, Wire
+from serving.processes.supervisor import Supervisor
+from serving.runtime.wiring import EndpointWiring
 from tests.conftest import StartServer
 from tests.support import many
 from tests.support import onnx_models as models
@@ -110,6 +117,10 @@ def test_failures_are_no_inferences(server: Server) -> None:
     assert found["fail"]["count"] == known["fail"]["count"] + 2
     assert found["fail"]["ns"] > known["fail"]["ns"]
     assert row["inference_count"] == before["inference_count"] + 1
+    assert row["execution_count"] == before["execution_count"] + 1
+    assert [(batch["batch_size"], batch["compute_infer"]["count"]) for batch in row["batch_stats"]] == [
+        (1, row["execution_count"])
+    ]
 
 
 def test_answers_from_the_cache(server: Server) -> None:
@@ -195,11 +206,33 @@ def test_targets_of_a_multi_model_endpoint(tmp_path: Path, start_server: StartSe
         assert timed["success"]["ns"] >= timed["compute_infer"]["ns"] > 0
         assert row["batch_stats"][0]["batch_size"] == 2
         assert row["memory_usage"][0]["byte_size"] > 0
+    # A request that runs in pieces is one.
+    assert ask(server, "multi-model:a%2Fb", rows=4000).status == 200
+    row = stats(server, "multi-model")
+    assert (row["inference_count"], row["inference_stats"]["success"]["count"]) == (4006, 4)
+    assert row["inference_stats"]["compute_infer"]["count"] == 4 < row["execution_count"]
     answer = get(server, "/v2/models/multi-model:c/stats")
     assert (answer.status, answer.json["error"]) == (
         404,
         "Request for unknown model: 'multi-model:c' is not found; targets are counted while they are in memory",
     )
+
+
+def test_a_version_that_comes_back_counts_on(tmp_path: Path, start_server: StartServer) -> None:
+    version(tmp_path / "m", 1)
+    server = start_server("--model-repository", tmp_path, "--model-control-mode", "explicit", "--load-model", "m")
+    wait_until(lambda: "ready\n" in server.output, 10, "the worker")
+    version(tmp_path / "m", 2)
+    counts = []
+    for served in (1, 2, 1):
+        config = {"version_policy": {"specific": {"versions": [served]}}}
+        load = {"parameters": {"config": json.dumps(config)}}
+        assert post(server, "/v2/repository/models/m/load", load).status == 200
+        for _ in range(3):
+            assert ask(server, "m").status == 200
+        row = stats(server, "m")
+        counts.append((row["version"], row["inference_stats"]["success"]["count"], row["inference_count"]))
+    assert counts == [("1", 3, 3), ("2", 3, 3), ("1", 6, 6)]
 
 
 def test_a_worker_that_ends_takes_nothing_with_it(repository: Path, start_server: StartServer) -> None:
@@ -217,3 +250,30 @@ def test_a_worker_that_ends_takes_nothing_with_it(repository: Path, start_server
     assert ask(server, "echo").status == 200
     row = stats(server, "echo")
     assert row["inference_stats"]["success"]["count"] == row["inference_count"] == 21
+
+
+def test_a_worker_that_is_silent_or_gone_counts_once() -> None:
+    """Of three workers one answers, one does not, and one ends once it has answered."""
+
+    def row(count: int) -> dict[str, Any]:
+        return {"name": "m", "version": "1", "inference_count": count}
+
+    supervisor = object.__new__(Supervisor)
+    workers = {number: Mock(counts={("m", "1"): row(number)}) for number in (1, 2, 3)}
+    wiring = EndpointWiring("m", "AllTraffic", "onnx", "m", ModelConfig(name="m", version="1"))
+
+    async def collect(worker: Any, what: str, name: str | None) -> Collected | None:
+        if worker is workers[2]:
+            del supervisor._workers[3]
+            supervisor._retired_counts[("m", "1")] = row(30)
+            return None
+        return Collected(0, [], orjson.dumps([row(worker.counts["m", "1"]["inference_count"] * 10)]))
+
+    vars(supervisor).update(
+        _workers=dict(workers), _retired_counts={}, _wire=Wire(1, (wiring,), None), _collect=collect
+    )
+    for name in (None, "m"):
+        supervisor._workers[3] = workers[3]
+        told = asyncio.run(supervisor._counts(name))
+        assert [each["inference_count"] for each in told] == [10, 2, 30]
+    assert supervisor._current({("m", "1"): row(1), ("gone", "1"): row(1)}) == {("m", "1"): row(1)}

@@ -111,6 +111,39 @@ def test_null_brings_back_what_was_at_the_start(supervised: Supervised, clear: A
     assert supervised.trace("", cleared) == OFF
 
 
+def test_only_a_count_that_is_given_starts_again(supervised: Supervised) -> None:
+    supervised.trace("", {"trace_level": ["TIMESTAMPS"], "trace_count": "2"})
+    supervised.trace("a", {"trace_count": "1"})
+    supervised.trace("b", {"trace_rate": "1"})
+    assert supervised.traced("", "", "a", "b")
+    for name, left in (("", "0"), ("a", "0"), ("b", "1")):
+        for changes in ({}, {"trace_rate": "7"}):
+            assert supervised.trace(name, changes)["trace_count"] == left
+    assert not supervised.adjustments.carry_out(Ask(0, "trace", "a", b"{}"))[1]
+    assert supervised.trace("many:x", {"trace_rate": "3"})["trace_count"] == "0"
+    supervised.trace("", {"trace_count": "5"})
+    assert [supervised.trace(name)["trace_count"] for name in ("", "a", "b", "many:x")] == ["5", "0", "5", "5"]
+    assert supervised.trace("a", {"trace_count": "1"})["trace_count"] == "1"
+
+
+def test_a_multi_model_endpoint_is_traced_by_target(supervised: Supervised) -> None:
+    with pytest.raises(BadRequest, match="name the one that is to be traced as 'many:MODEL'"):
+        supervised.trace("many", {"trace_level": ["TIMESTAMPS"]})
+    assert supervised.trace("many", {}) == OFF
+
+
+def test_a_full_disk_is_told_of_once(supervised: Supervised, caplog: pytest.LogCaptureFixture) -> None:
+    supervised.trace("", {"trace_level": ["TIMESTAMPS"]})
+    for _ in range(2):
+        supervised.file.mkdir()
+        for _ in range(3):
+            supervised.traced("")
+        supervised.file.rmdir()
+        supervised.traced("")
+        supervised.file.unlink()
+    assert caplog.text.count("traces cannot be written") == 2
+
+
 def test_a_count_is_used_up(supervised: Supervised) -> None:
     supervised.trace("", {"trace_level": ["TIMESTAMPS"], "trace_count": "3"})
     supervised.trace("a", {"trace_count": "1"})
@@ -181,8 +214,8 @@ def test_models_with_settings_of_their_own_are_bounded(supervised: Supervised) -
     supervised.trace("many:0", {"trace_rate": None})
     supervised.trace("a", {"trace_rate": "1"})
     del supervised.served["many"]
-    supervised.trace("", {"trace_rate": "2"})
-    assert set(supervised.wanted) == {"", "a"}
+    supervised.trace("b", {"trace_rate": "2"})
+    assert set(supervised.wanted) == {"", "a", "b"}
 
 
 def test_the_file_is_bounded(tmp_path: Path) -> None:

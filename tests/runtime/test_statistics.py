@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.runtime.inference_counts import merge
-from serving.runtime.statistics import MOST_SIZES, ModelStatistics
+from serving.errors import InternalError
+from serving.runtime.inference_counts import lasting, merge
+from serving.runtime.statistics import MOST_SIZES, ModelStatistics, VariantStatistics
 from serving.telemetry.accumulators import ROW_BOUNDS, Histogram, HistogramValue, freeze
 
 SIZES = st.one_of(st.integers(1, 70), st.integers(MOST_SIZES - 2, MOST_SIZES + 2), st.integers(1, 2_000_000))
@@ -87,3 +89,40 @@ def test_rows_add_up_in_any_order(told: list[dict[str, Any]], chance: random.Ran
         ]
 
     assert ordered(merge(shuffled)) == ordered(merged)
+
+
+@given(st.lists(st.tuples(SIZES, st.booleans()), max_size=100))
+def test_failed_batches_are_left_out(batches: list[tuple[int, bool]]) -> None:
+    counted = ModelStatistics("m", "1")
+    for rows, failed in batches:
+        size = counted.sizes.get(rows) or counted.size(rows)
+        size[0] += 1
+        size[1] += 1.0
+        if failed:
+            counted.failed(1, rows, 1.0, 0.0)
+    found = counted.succeeded()
+    expected = Counter(_counted_under(rows) for rows, failed in batches if not failed)
+    assert [(rows, count) for rows, count, _ in found] == sorted(expected.items())
+    assert all(seconds == pytest.approx(count) for _, count, seconds in found)
+
+
+def _counted_under(rows: int) -> int:
+    return rows if rows <= MOST_SIZES else 1 << (rows - 1).bit_length()
+
+
+def test_versions_that_are_gone_are_bounded() -> None:
+    keys = [("m", str(number)) for number in range(100)] + [("n", "1")]
+    kept = lasting(keys, [("m", "3"), ("o", "1")])
+    assert kept == {("m", "3"), ("o", "1"), ("n", "1"), *(("m", str(number)) for number in range(84, 100))}
+
+
+def test_what_variants_counted_adds_up() -> None:
+    one, other = VariantStatistics("e", "v"), VariantStatistics("e", "v")
+    for counted, seconds in ((one, 0.5), (other, 0.25)):
+        counted.failed(InternalError())
+        counted.latency.observe(seconds)
+        counted.streams.seconds.observe(seconds)
+        counted.streams.broken_s += seconds
+    one.add(other)
+    assert (one.invocations, one.errors_5xx, one.latency.total, sum(one.latency.counts)) == (2, 2, 0.75, 2)
+    assert (one.streams.seconds.total, one.streams.broken_s) == (0.75, 0.75)

@@ -118,6 +118,30 @@ async def taken(stream: PartStream, into: list[int] | None = None) -> list[int]:
     return found
 
 
+def test_what_broke_is_timed_apart() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await taken(bench.start(3))
+        counted = bench.statistics.streams
+        assert (counted.broken, counted.broken_s) == (0, 0.0)
+        ended, seconds = counted.ended, counted.seconds.total
+        assert ended > 0
+
+        def fail(number: int) -> None:
+            if number:
+                raise ValueError
+
+        bench.container.before_part = fail
+        with pytest.raises(ModelFailure):
+            await taken(bench.start(3))
+        assert counted.broken == 1
+        assert counted.broken_s == pytest.approx(counted.seconds.total - seconds)
+        assert counted.ended > ended
+        await bench.all_ended()
+
+    run(check())
+
+
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
 

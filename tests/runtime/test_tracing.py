@@ -38,6 +38,8 @@ class Traced:
         self.plane = DataPlane()
         self.plane.swap(Snapshot(1, endpoints, "a"))
         self.heads = {name: self.head(name) for name in ("a", "b")}
+        self.full = False
+        """Nothing more can be sent."""
         self._sent: list[tuple[str, bytes]] = []
         self._later: list[Callable[[], None]] = []
 
@@ -48,7 +50,12 @@ class Traced:
 
     def trace(self, **settings: TraceSetting) -> None:
         wanted = {"" if name == "every" else name: setting for name, setting in settings.items()}
-        self.plane.trace(Tracing(wanted, self._sent.extend, self._later.append))
+        self.plane.trace(Tracing(wanted, self._send, self._later.append))
+
+    def _send(self, traces: list[tuple[str, bytes]]) -> bool:
+        if not self.full:
+            self._sent.extend(traces)
+        return not self.full
 
     async def invoke(self, name: str, times: int) -> None:
         """Requests one after the other, with the same head each time."""
@@ -101,6 +108,33 @@ def test_settings_of_all_are_shared_and_a_models_own_are_not() -> None:
         await traced.invoke("b", 2)
         await traced.invoke("a", 1)
         assert traced.sent() == [("", "a")]
+        await traced.close()
+
+    asyncio.run(run())
+
+
+def test_each_model_is_counted_by_itself_and_all_use_up_one_count() -> None:
+    async def run() -> None:
+        traced = Traced()
+        traced.trace(every=TraceSetting(timestamps=True, rate=3, count=3))
+        for name in "aabbabaaabbb":
+            await traced.invoke(name, 1)
+        assert traced.sent() == [("", "a"), ("", "b"), ("", "a")]
+        await traced.close()
+
+    asyncio.run(run())
+
+
+def test_what_could_not_be_sent_is_not_counted() -> None:
+    async def run() -> None:
+        traced = Traced()
+        traced.trace(every=TraceSetting(timestamps=True, rate=1, count=2))
+        traced.full = True
+        await traced.invoke("a", 5)
+        assert traced.sent() == []
+        traced.full = False
+        await traced.invoke("a", 5)
+        assert traced.sent() == [("", "a")] * 2
         await traced.close()
 
     asyncio.run(run())
