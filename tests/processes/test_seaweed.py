@@ -189,25 +189,27 @@ def test_it_does_not_outlive_a_parent_that_is_killed_and_keeps_what_it_took(tmp_
     aws, port = None, "0"
     for attempt in range(3):
         with subprocess.Popen([*command, port], stdout=subprocess.PIPE, text=True) as parent:
-            assert parent.stdout is not None
-            child, port = parent.stdout.readline().split()
-            children.append(int(child))
-            kept = seaweed._keep(tmp_path)
-            found = Aws(
-                access_key_id=kept.access_key_id,
-                secret_access_key=kept.secret_access_key,
-                endpoint_url=f"http://127.0.0.1:{port}",
-                region="us-east-1",
-            )
-            assert aws in (None, found), "the same keys at each start"
-            aws = found
-            client = S3.client_of(aws)
-            if attempt == 0:
-                client.create_bucket(Bucket="bucket")
-            else:
-                assert client.get_object(Bucket="bucket", Key=str(attempt - 1))["Body"].read() == b"kept"
-            client.put_object(Bucket="bucket", Key=str(attempt), Body=b"kept")
-            parent.kill()
+            try:
+                assert parent.stdout is not None
+                child, port = parent.stdout.readline().split()
+                children.append(int(child))
+                kept = seaweed._keep(tmp_path)
+                found = Aws(
+                    access_key_id=kept.access_key_id,
+                    secret_access_key=kept.secret_access_key,
+                    endpoint_url=f"http://127.0.0.1:{port}",
+                    region="us-east-1",
+                )
+                assert aws in (None, found), "the same keys at each start"
+                aws = found
+                client = S3.client_of(aws)
+                if attempt == 0:
+                    client.create_bucket(Bucket="bucket")
+                else:
+                    assert client.get_object(Bucket="bucket", Key=str(attempt - 1))["Body"].read() == b"kept"
+                client.put_object(Bucket="bucket", Key=str(attempt), Body=b"kept")
+            finally:
+                parent.kill()
         # Nobody waits between the attempts: the next start does, for the end of the last child.
     wait_until(lambda: not any(map(is_running, children)), 5.0, "the end of the children")
     # What the next start would do.

@@ -99,25 +99,38 @@ class Proxy:
 
     async def _refuse(self) -> None:
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            # asyncio leaves a connection open that it has just taken when its server is closed: it may hand it over first.
+            for listener in server.sockets:
+                self._loop.remove_reader(listener.fileno())
+            await asyncio.sleep(0)
+            server.close()
         for writer in self._open:
             writer.transport.abort()
 
     async def _close(self) -> None:
         await self._refuse()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # All of the loop's: a connection that asyncio has just taken is a task of asyncio's until it is handed over,
+        # and one that is cancelled before it begins leaves its socket open.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:
+            writer.transport.abort()
+            return
+        self._open.add(writer)
         task = self._loop.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # It may be cancelled before it begins.
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._open.add(writer)
         up: asyncio.StreamWriter | None = None
         try:
             down, up = await asyncio.open_connection("127.0.0.1", self._upstream)

@@ -72,6 +72,7 @@ OVERRUN: Final[dict[str, Symptoms]] = {
         "RST_STREAMs unread": "grpc-status 1 (CANCELLED)",
         "DATA on reset streams": "grpc-status 1 (CANCELLED)",
         "half-open streams": "grpc-status 1 (CANCELLED)",
+        "cut connections": "grpc-status 1 (CANCELLED)",
         "compressed bomb": "the server was still busy",
     },
     "h2corn": {},
