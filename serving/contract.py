@@ -146,7 +146,7 @@ class BatchingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority_levels: Few = 1
     default_priority: NonNegative = 0
     pad_batch_to: tuple[Positive, ...] = ()
-    inline_below_us: NonNegative = 50
+    inline_below_us: NonNegative = 100
 
 
 class StreamingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,9 +9,11 @@ The rules, in the order in which they bind:
 2. A batch is formed as late as possible: when an execution slot is free, with all that has queued by then.
 3. Work-conserving: a free slot waits for nothing but (a) the operator's queue delay and (b) the *gap*: right after a
    batch, while the callers just answered are expected back. The gap ends when as many rows have come as were answered
-   on top of those queued, after `gap_idle_s` without an arrival, or after `gap_limit_s` (or a tenth of the batch's run
-   time, if longer) in all. It is learned whether callers come back: where they do not (open-loop traffic), only one gap
-   in sixteen is tried.
+   on top of those queued, after `gap_idle_s` without an arrival, or after `gap_limit_s` in all (of both, or a tenth of
+   the batch's run time, if longer). Time in which no caller could be heard counts for little, up to three times the
+   limit: 50 us of that between two looks, as the core may be another's, and nothing that the process itself has worked
+   since the answers left, perhaps in the thread that brings the callers. It is learned whether callers come back: where
+   they do not (open-loop traffic), only one gap in sixteen is tried.
 4. Nobody starves: a request of priority p runs before any that came more than (p - 1) x `priority_step_s` after it.
 5. A request is refused at once when its predicted wait is over the bound or over its own deadline.
 
@@ -45,6 +47,8 @@ class Item(Protocol):
 
 
 _GAP_SHARE = 0.1
+_GAP_STRETCH = 3.0
+_LOOK_S = 50e-6
 
 I = TypeVar("I", bound=Item)  # noqa: E741
 
@@ -134,6 +138,8 @@ class Batcher(Generic[I]):
         """Set by `poll`: it returned None only because a gap is open; poll again on the next turn of the loop."""
         self.wake_at: float | None = None
         """Set by `poll`: it returned None only because a queue delay runs until then."""
+        self.expecting = False
+        """A gap is open in which nobody has come and nobody looks: what then comes may be told of by `excuse` first."""
         self._queues: dict[tuple[Hashable, int], _Queue[I]] = {}
         self._heads: list[tuple[float, int, _Queue[I]]] = []
         self._deadlines: list[tuple[float, int, I]] = []
@@ -141,8 +147,12 @@ class Batcher(Generic[I]):
         self._ends: list[float] = []
         self._gap_rows = 0
         self._gap_opened = 0.0
+        self._gap_idle_s = 0.0
         self._gap_limit_s = 0.0
-        self._gap_heard: float | None = None
+        self._gap_looked = 0.0
+        self._gap_silence_s = 0.0
+        self._gap_spent_s = 0.0
+        self._gap_heard = False
         self._gap_polled = False
         self._gap_answered = 0
         self._gap_arrived = 0
@@ -182,12 +192,13 @@ class Batcher(Generic[I]):
                 self._deadlines = [entry for entry in self._deadlines if entry[2].state == QUEUED]
                 heapify(self._deadlines)
         if self._gap_rows:
-            heard = self._gap_opened if self._gap_heard is None else self._gap_heard
-            patience = self._gap_limit_s if self._gap_heard is None else self.policy.gap_idle_s
-            if now - heard > patience:
+            self._look(now)
+            self.expecting = False
+            if self._gap_silence_s > (self._gap_idle_s if self._gap_heard else self._gap_limit_s):
                 self._close_gap()
             else:
-                self._gap_heard = now
+                self._gap_heard = True
+                self._gap_silence_s = 0.0
                 self._gap_arrived += item.rows
         return 0.0
 
@@ -282,11 +293,18 @@ class Batcher(Generic[I]):
         self._gap_skipped = 0
         self._gap_rows = min(batch.rows + self.queued_rows, self.policy.max_rows)
         self._gap_opened = now
+        self._gap_idle_s = max(self.policy.gap_idle_s, batch.seconds * _GAP_SHARE)
         self._gap_limit_s = max(self.policy.gap_limit_s, batch.seconds * _GAP_SHARE)
-        self._gap_heard = None
-        self._gap_polled = False
+        self._gap_looked = now
+        self._gap_silence_s = self._gap_spent_s = 0.0
+        self._gap_heard = self._gap_polled = False
+        self.expecting = True
         self._gap_answered = batch.rows
         self._gap_arrived = 0
+
+    def excuse(self, seconds: float) -> None:
+        """Takes so much of the time since the last look out of the gap's: it was spent on bringing who comes now."""
+        self._gap_looked += seconds
 
     # ------------------------------------------------------------------ what can be asked
 
@@ -397,18 +415,31 @@ class Batcher(Generic[I]):
         self._forget(item)
         expired.append(item)
 
+    def _look(self, now: float) -> None:
+        """Adds the time since the last look to the gap's, as far as callers could have been heard in it."""
+        passed = max(now - self._gap_looked, 0.0)
+        if self._gap_polled and passed > _LOOK_S:
+            # The loop spins, and was kept from it.
+            passed = _LOOK_S
+        self._gap_looked = now
+        self._gap_silence_s += passed
+        self._gap_spent_s += passed
+
     def _gap_is_open(self, now: float) -> bool:
-        if now - self._gap_opened > self._gap_limit_s:
+        self._look(now)
+        again, self._gap_polled = self._gap_polled, True
+        self.expecting = False
+        if self._gap_spent_s > self._gap_limit_s or now - self._gap_opened > self._gap_limit_s * _GAP_STRETCH:
             return False
-        if self._gap_heard is None:
+        if not self._gap_heard:
             # The answers leave at the end of this turn of the loop: the silence is measured from the next one.
-            if self._gap_polled:
-                self._gap_heard = now
-            self._gap_polled = True
+            self._gap_heard = again
+            self._gap_silence_s = 0.0
             return True
-        return now - self._gap_heard <= self.policy.gap_idle_s
+        return self._gap_silence_s <= self._gap_idle_s
 
     def _close_gap(self) -> None:
+        self.expecting = False
         share = self._gap_arrived / self._gap_answered
         self._returning += (min(share, 1.0) - self._returning) * 0.25
         self._gap_rows = 0

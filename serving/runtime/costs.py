@@ -23,8 +23,8 @@ class Costs:
         self.row_s = 0.0
         """Seconds for one row at the best batch size seen; 0 before the first sample."""
 
-    def learn(self, rows: int, seconds: float) -> None:
-        """Takes one measured run of `rows` rows."""
+    def learn(self, rows: int, seconds: float, weight: float = _WEIGHT) -> None:
+        """Takes one measured run of `rows` rows; `weight` is its share in what is then known of such runs."""
         bucket = min((rows - 1).bit_length(), _BUCKETS - 1)
         known = self._seconds[bucket]
         if known == 0.0:
@@ -33,8 +33,8 @@ class Costs:
             self._known.append(bucket)
         else:
             seconds = min(seconds, known * _CLIP)
-            self._seconds[bucket] = known + (seconds - known) * _WEIGHT
-            self._rows[bucket] += (rows - self._rows[bucket]) * _WEIGHT
+            self._seconds[bucket] = known + (seconds - known) * weight
+            self._rows[bucket] += (rows - self._rows[bucket]) * weight
         per_row = self._seconds[bucket] / self._rows[bucket]
         if self.row_s == 0.0 or per_row < self.row_s:
             self.row_s = per_row

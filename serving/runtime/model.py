@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -48,6 +49,8 @@ BULK_BYTES = 256 * 1024
 
 HISTORY = 256
 """Batches of a model that can be read about."""
+
+_yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 _INLINE_KEEP = 1.5
 _INLINE_PROBE = 4.0
@@ -136,11 +139,14 @@ class Model:
         self._inline_below_s = config.batching.inline_below_us * 1e-6
         self._was_inline = False
         self._since_probe = 0
+        self._probe: Batch[Invocation] | None = None
         self._since_learn = 0
         self._slots: Slots | None = None
         self._bulk: ThreadPoolExecutor | None = None
         self._loop = asyncio.get_running_loop()
         self._ticking = False
+        self._worked_s = 0.0
+        """The processor time of all threads when the last answers of a slot's run were sent."""
         self._busy = False
         self._running: set[Batch[Invocation]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -189,6 +195,8 @@ class Model:
         if item.deadline <= now:
             self.statistics.expired += 1
             raise self._late(item)
+        if self.batcher.expecting:
+            self.batcher.excuse(process_time() - self._worked_s)
         wait = self.batcher.add(item, now, admitted)
         if wait:
             self.statistics.refused += 1
@@ -299,6 +307,8 @@ class Model:
         if batcher.in_gap:
             pulse.spinning = self
             self._ticking = True
+            # Whoever brings the callers back may wait for this core: another process, or a transport's own thread.
+            _yield_core()
             self._loop.call_soon(self._tick)
             return
         if pulse.spinning is self:
@@ -316,7 +326,7 @@ class Model:
             if size >= batch.rows:
                 batch.run_rows = size
                 break
-        if self._goes_inline(batch.run_rows):
+        if self._goes_inline(batch):
             batch.inline = True
             self._finish(batch, self._run(batch))
             return
@@ -326,8 +336,8 @@ class Model:
         self._running.add(batch)
         self._slots.put(partial(self._run_on_slot, batch))
 
-    def _goes_inline(self, rows: int) -> bool:
-        predicted = self._costs.predict(rows)
+    def _goes_inline(self, batch: Batch[Invocation]) -> bool:
+        predicted = self._costs.predict(batch.run_rows)
         limit = self._inline_below_s
         if not predicted or not limit:
             return False
@@ -337,6 +347,7 @@ class Model:
             self._since_probe += 1
             if self._since_probe >= _PROBE_EVERY:
                 self._since_probe = 0
+                self._probe = batch
                 inline = True
         self._was_inline = inline
         return inline
@@ -397,9 +408,13 @@ class Model:
         ended = perf_counter()
         if batch.inline and batch.seconds:
             self._since_learn += 1
-            if self._since_learn >= _LEARN_EVERY:
+            if batch is self._probe:
+                # What was measured on the thread says nothing against it.
+                self._costs.learn(batch.run_rows, batch.seconds, weight=1.0)
+            elif self._since_learn >= _LEARN_EVERY:
                 self._since_learn = 0
                 self._costs.learn(batch.run_rows, batch.seconds)
+            self._probe = None
         mode = "inline" if batch.inline else "thread"
         for outcome in outcomes:
             if outcome.error is None:
@@ -412,6 +427,8 @@ class Model:
                         self._fail(item, outcome.error)
             self._record(outcome.batch, mode, ended)
         self.batcher.finished(batch, perf_counter())
+        if not batch.inline:
+            self._worked_s = process_time()
 
     def _fail(self, item: Invocation, error: ServingError) -> None:
         """Tells one caller of an error; nothing that goes wrong there may reach another caller."""

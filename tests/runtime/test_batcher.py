@@ -42,6 +42,14 @@ def end(machine: Batcher[Request], batch: Batch[Request], now: float, seconds: f
     machine.finished(batch, now)
 
 
+def spun(machine: Batcher[Request], now: float) -> tuple[float, Batch[Request]]:
+    """When a loop that spins from `now` on gets a batch, and the batch."""
+    while (batch := machine.poll(now)) is None:
+        assert machine.in_gap
+        now += 10e-6
+    return now, batch
+
+
 def test_a_lone_request_starts_at_once() -> None:
     machine = batcher(max_rows=8)
     assert machine.add(Request(1), 0.0) == 0.0
@@ -63,8 +71,8 @@ def test_a_batch_is_formed_when_the_slot_frees_with_all_that_has_queued() -> Non
     assert machine.poll(0.01) is None
     assert machine.in_gap
     # The silence is measured from the turn after the answers left.
-    assert machine.poll(0.0102) is None
-    batch = machine.poll(0.01031)
+    now, batch = spun(machine, 0.0102)
+    assert 0.0103 <= now <= 0.01032
     assert numbers(batch) == [1, 2, 3, 4]
     assert batch is not None
     assert batch.reason == "gap"
@@ -89,22 +97,79 @@ def test_a_gap_ends_when_the_callers_just_answered_are_back() -> None:
     assert batch.reason == "returned"
 
 
-def test_a_gap_that_trickles_ends_at_its_limit() -> None:
+def gap(run_s: float, answered: int = 20) -> Batcher[Request]:
+    """A batcher right after a run of so many callers, with another queued; the clock is at 1."""
     machine = batcher(max_rows=32)
-    for number in range(20):
+    for number in range(answered):
         machine.add(Request(number), 0.0)
     first = machine.poll(0.0)
     assert first is not None
-    machine.add(Request(20), 0.001)
-    end(machine, first, 1.0)
-    now = 1.0
-    number = 21
+    machine.add(Request(answered), 0.001)
+    end(machine, first, 1.0, run_s)
+    return machine
+
+
+def test_a_gap_that_trickles_ends_at_its_limit() -> None:
+    machine = gap(0.001)
+    now, heard, number = 1.0, 1.0, 21
     while machine.poll(now) is None:
         assert machine.in_gap
-        now += 90e-6
-        machine.add(Request(number), now)
-        number += 1
-    assert 1.001 <= now <= 1.0012
+        now += 10e-6
+        if now - heard > 80e-6:
+            machine.add(Request(number), heard := now)
+            number += 1
+    assert 1.001 <= now <= 1.0011
+
+
+def test_a_gap_is_as_patient_as_its_run_was_long() -> None:
+    for run_s, idle_s in ((0.0001, 0.0001), (0.001, 0.0001), (0.006, 0.0006), (0.05, 0.005)):
+        machine = gap(run_s)
+        assert machine.poll(1.0) is None
+        machine.add(Request(21), 1.00001)
+        now, batch = spun(machine, 1.00001)
+        assert idle_s - 15e-6 <= now - 1.00001 <= idle_s + 15e-6
+        assert batch.reason == "gap"
+
+
+def test_what_could_not_be_heard_is_no_silence() -> None:
+    machine = gap(0.006)
+    assert machine.poll(1.0) is None
+    assert machine.poll(1.00001) is None
+    assert machine.poll(1.00002) is None
+    # The core was another's, for longer than the gap is patient.
+    for number in range(21, 40):
+        machine.add(Request(number), 1.0009)
+    assert machine.poll(1.0009) is None
+    machine.add(Request(40), 1.0019)
+    batch = machine.poll(1.0019)
+    assert batch is not None
+    assert batch.reason == "returned"
+
+
+def test_a_gap_that_nobody_looks_at_ends_all_the_same() -> None:
+    machine = gap(0.001)
+    assert machine.poll(1.0) is None
+    assert machine.poll(1.0029) is None
+    batch = machine.poll(1.0031)
+    assert batch is not None
+    assert batch.reason == "gap"
+
+
+def test_who_comes_to_an_idle_model_long_after_a_batch_has_not_returned() -> None:
+    machine = batcher(max_rows=8)
+    now, gaps = 0.0, 0
+    for number in range(100):
+        machine.add(Request(2 * number), now)
+        batch = machine.poll(now)
+        assert batch is not None
+        machine.add(Request(2 * number + 1), now + 0.0005)
+        end(machine, batch, now + 0.001)
+        waited = machine.poll(now + 0.001)
+        gaps += machine.in_gap
+        _, batch = (0.0, waited) if waited is not None else spun(machine, now + 0.001)
+        end(machine, batch, now + 0.002)
+        now += 0.01
+    assert gaps < 20
 
 
 def test_an_impatient_poll_closes_the_gap() -> None:

@@ -240,8 +240,11 @@ class _Answer(Call):
         except OSError:
             return
         finally:
-            self._application.release(self._kept)
-            self._kept = 0
+            if self._kept:
+                self._application.release(self._kept)
+                self._kept = 0
+            # Each holds the other: left so, all of a call would wait for the collector.
+            self.invocation = None
 
     async def _wait(self) -> None:
         loop = self._application.loop

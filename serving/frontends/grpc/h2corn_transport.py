@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
@@ -144,16 +146,18 @@ class _Serving:
         app: Any = application
         prepared = PreparedApplication(app, False, "off")
         prepared.app = app
-        native = serve_fds(
-            prepared,
-            [each.fileno() for each in sockets],
-            config,
-            self._stop,
-            None,
-            self._ready,
-            None,
-            prepared_tls=prepare_tls(config, load_tls_material(config)),
-        )
+        tls = prepare_tls(config, load_tls_material(config))
+        with _patient_threads():
+            native = serve_fds(
+                prepared,
+                [each.fileno() for each in sockets],
+                config,
+                self._stop,
+                None,
+                self._ready,
+                None,
+                prepared_tls=tls,
+            )
         self.native = loop.create_task(_wait(native))
         self.native.add_done_callback(self._over)
 
@@ -176,6 +180,26 @@ class _Serving:
             self.started.set_exception(error or RuntimeError("it ended before it began"))
         elif error is not None:
             log.error("h2corn failed", exc_info=error)
+
+
+@contextmanager
+def _patient_threads() -> Iterator[None]:
+    """Threads that are made within do not interrupt others when they wake, where the kernel has a policy for it.
+
+    By its usual one, h2corn's thread cuts in for each answer that ours sends and each packet that comes, where both share
+    a core; so it takes them together (sched(7), SCHED_BATCH, which threads inherit).
+    """
+    try:
+        policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except (AttributeError, OSError) as error:
+        log.debug("h2corn's threads keep the usual scheduling policy: %s", error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 async def _wait(native: Awaitable[None]) -> None:
