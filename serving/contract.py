@@ -135,7 +135,8 @@ class BatchingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     be batched is an error), `preferred_batch_sizes` (rows), `max_queue_delay_us` (0: start as soon as a slot is free),
     `max_queue_wait_s` (a request whose predicted wait is longer is refused at once), `default_timeout_s`,
     `priority_levels` (1 is the highest; 0 in a request means the default), `pad_batch_to` (rows; a batch is padded up
-    to the next of these sizes), `inline_below_us` (batches predicted to run shorter run on the event loop).
+    to the next of these sizes), `inline_below_us` (batches predicted to run shorter run on the event loop). Without
+    `merge_requests` each request is a batch by itself, of up to `max_batch_size` rows.
     """
 
     max_batch_size: Positive | None = None
@@ -147,6 +148,7 @@ class BatchingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_priority: NonNegative = 0
     pad_batch_to: tuple[Positive, ...] = ()
     inline_below_us: NonNegative = 100
+    merge_requests: bool = True
 
 
 class StreamingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

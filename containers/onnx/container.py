@@ -125,7 +125,7 @@ class OnnxKind:
             # A container of its own for the proof, which runs before the spec is whole.
             draft = container(session, _spec(signed, proof.Proof(batched=False, why_not="", outputs=signed.outputs)))
             known = _spec(signed, proof.prove(draft.execute, signed))
-        asked = config.batching.max_batch_size
+        asked = config.batching.max_batch_size if config.batching.merge_requests else None
         if asked is not None and asked > 1 and not known.batched:
             raise ConfigurationError(
                 f"{artifact}: max_batch_size is {asked}, but the model cannot be batched: {known.why_not_batched}; "

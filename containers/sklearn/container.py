@@ -135,7 +135,7 @@ class SklearnKind:
         if not answers:
             raise ArtifactError(f"{artifact}: {type(estimator).__name__}.{method} does not run: {failure}")
         why_not = proof.why_not_batched(draft.answer, rows, answers)
-        asked = config.batching.max_batch_size
+        asked = config.batching.max_batch_size if config.batching.merge_requests else None
         if asked is not None and asked > 1 and why_not:
             raise ConfigurationError(
                 f"{artifact}: max_batch_size is {asked}, but the model cannot be batched: {why_not}; "

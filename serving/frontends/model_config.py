@@ -48,7 +48,7 @@ def describe(model: Model) -> dict[str, Any]:
         "model_transaction_policy": {"decoupled": spec.streams},
         "response_cache": {"enable": config.response_cache},
     }
-    if policy.max_rows > 1:
+    if policy.max_rows > 1 and policy.merge:
         said["dynamic_batching"] = {
             "preferred_batch_size": list(policy.preferred_rows),
             "max_queue_delay_microseconds": config.batching.max_queue_delay_us,

@@ -1,7 +1,6 @@
 """Triton's `config.pbtxt`: read field by field, as `pbtxt_fields` says what becomes of each.
 
-Requests are merged only where `dynamic_batching` is there, as in Triton: without it `max_batch_size` merely says that
-the dims leave the batch dimension out, and each request runs alone, however many rows it has. All outputs of the model
+Requests are merged only where `dynamic_batching` is there, as in Triton: without it each request is a run by itself. All outputs of the model
 are served, also those that the file does not list.
 Source: Triton's model configuration (model_config.proto) and its ONNX Runtime backend's parameters.
 """
@@ -178,7 +177,7 @@ class _Reader:
                     "there is no dynamic_batching, so requests are not merged, as in Triton; add "
                     f"`dynamic_batching {{ }}` to merge up to {message.max_batch_size} rows"
                 )
-            return BatchingConfig(max_batch_size=1)
+            return BatchingConfig(max_batch_size=message.max_batch_size or None, merge_requests=False)
         if message.max_batch_size == 0:
             raise self._error("dynamic_batching needs max_batch_size to be 1 or more")
         policy = dynamic.default_queue_policy

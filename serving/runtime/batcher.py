@@ -55,9 +55,10 @@ I = TypeVar("I", bound=Item)  # noqa: E741
 
 @dataclass(frozen=True, slots=True)
 class BatchPolicy:
-    """How one model's requests are merged; sizes in rows, times in seconds."""
+    """How one model's requests are merged, or each run alone without `merge`; sizes in rows, times in seconds."""
 
     max_rows: int = 1
+    merge: bool = True
     preferred_rows: tuple[int, ...] = ()
     delay_s: float = 0.0
     max_wait_s: float = 1.0
@@ -276,7 +277,8 @@ class Batcher(Generic[I]):
     def finished(self, batch: Batch[I], now: float) -> None:
         """Gives the slot of a batch back, once its answers are on their way; `batch.seconds` is its measured run time (0 when it failed).
 
-        A batch that ran inline opens no gap, and its loop decides which of its times are learned.
+        A batch that ran inline opens no gap, and its loop decides which of its times are learned; nor does one of
+        requests that are not merged.
         """
         self.free += 1
         self._ends.remove(batch.ends)
@@ -285,6 +287,8 @@ class Batcher(Generic[I]):
             return
         if batch.seconds:
             self.costs.learn(batch.run_rows, batch.seconds)
+        if not self.policy.merge:
+            return
         if self._returning < 0.25:
             # Callers do not come back: try a gap now and then only, to notice when they do.
             self._gap_skipped += 1
@@ -343,7 +347,7 @@ class Batcher(Generic[I]):
 
     def _take(self, queue: _Queue[I], now: float, reason: str) -> Batch[I] | None:
         policy = self.policy
-        limit = policy.max_rows
+        limit = policy.max_rows if policy.merge else 0
         available = queue.rows
         if policy.levels > 1:
             available = sum(other.rows for other in self._siblings(queue))

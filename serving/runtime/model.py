@@ -106,8 +106,9 @@ def batch_policy(spec: ModelSpec, config: ModelConfig) -> BatchPolicy:
         )
     return BatchPolicy(
         max_rows=max_rows,
-        preferred_rows=tuple(sorted(batching.preferred_batch_sizes)),
-        delay_s=batching.max_queue_delay_us * 1e-6,
+        merge=batching.merge_requests,
+        preferred_rows=tuple(sorted(batching.preferred_batch_sizes)) if batching.merge_requests else (),
+        delay_s=batching.max_queue_delay_us * 1e-6 if batching.merge_requests else 0.0,
         max_wait_s=batching.max_queue_wait_s,
         default_timeout_s=batching.default_timeout_s,
         levels=batching.priority_levels,

@@ -70,7 +70,7 @@ def test_what_is_taken_over(tmp_path: Path) -> None:
 
 def test_an_empty_file_turns_merging_off(tmp_path: Path) -> None:
     assert read(tmp_path, "") == pbtxt.TritonModel(
-        config=ModelConfig(batching=BatchingConfig(max_batch_size=1)), filename="", warnings=()
+        config=ModelConfig(batching=BatchingConfig(merge_requests=False)), filename="", warnings=()
     )
 
 
@@ -82,7 +82,7 @@ def test_without_batching_dims_hold_the_batch_dimension(tmp_path: Path) -> None:
 
 def test_without_dynamic_batching_requests_are_not_merged(tmp_path: Path) -> None:
     model = read(tmp_path, 'max_batch_size: 8 input { name: "x" data_type: TYPE_INT64 dims: 3 }')
-    assert model.config.batching == BatchingConfig(max_batch_size=1)
+    assert model.config.batching == BatchingConfig(max_batch_size=8, merge_requests=False)
     assert model.config.inputs[0].shape == (-1, 3)
     assert len(model.warnings) == 1
     assert (

@@ -50,6 +50,20 @@ def spun(machine: Batcher[Request], now: float) -> tuple[float, Batch[Request]]:
     return now, batch
 
 
+def test_requests_that_are_not_merged_run_one_by_one_with_all_their_rows() -> None:
+    machine = batcher(max_rows=8, merge=False, slots=3)
+    for number in range(4):
+        machine.add(Request(number, rows=3), 0.0)
+    batches = [machine.poll(0.0) for _ in range(4)]
+    assert [numbers(batch) for batch in batches[:3]] == [[0], [1], [2]]
+    assert batches[3] is None
+    assert batches[0] is not None
+    assert batches[0].rows == 3
+    end(machine, batches[0], 0.01)
+    # Nobody is waited for.
+    assert numbers(machine.poll(0.01)) == [3]
+
+
 def test_a_lone_request_starts_at_once() -> None:
     machine = batcher(max_rows=8)
     assert machine.add(Request(1), 0.0) == 0.0

@@ -227,36 +227,33 @@ class _Answer(Call):
 
     async def settled(self) -> None:
         """Returns when all is sent."""
+        application = self._application
+        timer = None
         try:
             if self._open:
-                await self._wait()
+                self._waiter = application.loop.create_future()
+                application.waiting.add(self)
+                if self.timeout_s is not None:
+                    timer = application.loop.call_later(self.timeout_s, self._late)
+                await self._waiter
             if self._kept:
                 if self._blocked is not None:
                     await self._blocked
                     self._send(_OK)
-                await _taken(self._receive, self._application.body_timeout_s)
+                await _taken(self._receive, application.body_timeout_s)
         except asyncio.CancelledError:
             self.hang_up()
         except OSError:
             return
         finally:
+            application.waiting.discard(self)
+            if timer is not None:
+                timer.cancel()
             if self._kept:
-                self._application.release(self._kept)
+                application.release(self._kept)
                 self._kept = 0
             # Each holds the other: left so, all of a call would wait for the collector.
             self.invocation = None
-
-    async def _wait(self) -> None:
-        loop = self._application.loop
-        self._waiter = loop.create_future()
-        self._application.waiting.add(self)
-        timer = None if self.timeout_s is None else loop.call_later(self.timeout_s, self._late)
-        try:
-            await self._waiter
-        finally:
-            self._application.waiting.discard(self)
-            if timer is not None:
-                timer.cancel()
 
     def _late(self) -> None:
         self.fail(None, DeadlineExceeded(f"the deadline of {self.timeout_s:g} s passed before the answer was ready"))

@@ -27,13 +27,17 @@ class Call:
 
     def answer(self, invocation: Invocation, fields: bytes, body: bytes) -> None:
         """Implements `Reply`."""
-        if not self.outcome.done():
-            self.outcome.set_result(body)
+        self._settle(body)
 
     def fail(self, head: Head, error: ServingError) -> None:
         """Implements `Reply`."""
+        self._settle(error)
+
+    def _settle(self, outcome: bytes | ServingError) -> None:
         if not self.outcome.done():
-            self.outcome.set_result(error)
+            self.outcome.set_result(outcome)
+        # Each holds the other: left so, all of a call would wait for the collector.
+        self.invocation = None
 
     def hang_up(self) -> None:
         """The caller left or its deadline passed: whatever is queued for it is cancelled."""

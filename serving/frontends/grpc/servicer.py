@@ -163,8 +163,6 @@ class Servicer:
             raise
         finally:
             lane.in_flight_bytes -= held
-            # Each holds the other: left so, all of a call would wait for the collector.
-            call.invocation = None
         if isinstance(outcome, ServingError):
             raise outcome
         return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 from collections.abc import Coroutine, Iterator
@@ -31,10 +32,13 @@ from serving.errors import (
     Unsupported,
 )
 from serving.frontends.grpc import protocol, shared_memory
+from serving.frontends.grpc.asgi import Application
 from serving.frontends.grpc.call import Call
+from serving.frontends.grpc.framing import frame
 from serving.frontends.grpc.messages import MOST_BYTES
 from serving.frontends.grpc.servicer import SLACK_BYTES
 from serving.frontends.grpc.status import status_of
+from serving.runtime.invocation import Invocation
 from tests.frontends.grpc.worker import Counting, Gated, Worker, counting, numbers, request, until
 from tests.runtime.test_targets import Worker as TargetsWorker
 from tests.support import many, onnx_models
@@ -633,5 +637,82 @@ def test_messages_that_are_none(tmp_path: Path, name: str) -> None:
             await unary(b"\xff", Call())
         with pytest.raises(TooLarge, match=f"at most {MOST_BYTES} were expected"):
             await unary(bytes(MOST_BYTES + 1), Call())
+
+    run(test())
+
+
+# ---------------------------------------------------------------- what a call leaves
+
+
+def kept() -> int:
+    """Requests that are still in memory while nothing is collected."""
+    return sum(type(each) is Invocation for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_call_is_gone_with_its_answer(tmp_path: Path, *, streamed: bool) -> None:
+    async def test() -> None:
+        worker = Worker(tmp_path)
+        worker.serve("m", Gated())
+        stream = worker.stream()
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(20, 70):
+                if streamed:
+                    stream.send(request("m", number))
+                    assert numbers((await stream.next()).infer_response) == [2.0 * number]
+                else:
+                    assert numbers(await worker.ask("ModelInfer", request("m", number))) == [2.0 * number]
+            assert kept() < 5
+        finally:
+            gc.enable()
+        await stream.leave()
+        await worker.close()
+
+    run(test())
+
+
+def test_a_call_by_asgi_is_gone_with_its_answer(tmp_path: Path) -> None:
+    sent: list[Any] = []
+
+    class Ready:
+        """What is returned where nothing is to be awaited."""
+
+        def __await__(self) -> Iterator[None]:
+            return iter(())
+
+    def send(message: Any, ready: Ready = Ready()) -> Ready:  # noqa: B008
+        sent.append(message)
+        return ready
+
+    async def test() -> None:
+        worker = Worker(tmp_path)
+        worker.serve("m", Gated())
+        application = Application(worker.settings, worker.servicer)
+        headers = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+        scope = {
+            "path": f"{protocol.PREFIX}ModelInfer",
+            "method": "POST",
+            "headers": headers,
+            "extensions": {"http.response.trailers": {}},
+        }
+        body = frame(request("m", 4.0).SerializeToString())
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                await application(scope, receive, send)
+            assert kept() < 5
+        finally:
+            gc.enable()
+        assert len(sent) == 150
+        assert sent[-1]["headers"] == [(b"grpc-status", b"0")]
+        assert numbers(pb.ModelInferResponse.FromString(sent[-2]["body"][5:])) == [8.0]
+        await worker.close()
 
     run(test())
