@@ -55,7 +55,6 @@ SESSION_OPTIONS: Final = frozenset(
         "session.qdq_matmulnbits_accuracy_level",
         "session.qdq_matmulnbits_block_size",
         "session.qdqisint8allowed",
-        "session.set_denormal_as_zero",
         "session.strict_shape_type_inference",
         "session.use_device_allocator_for_initializers",
         "session.use_env_allocators",
@@ -65,7 +64,9 @@ SESSION_OPTIONS: Final = frozenset(
 """The configuration entries that may be set.
 
 ONNX Runtime takes any text and ignores what it does not know, and among those that it knows some name libraries and
-files to read or write (profiles, optimised models, partitions): neither may come out of a model's settings.
+files to read or write (profiles, optimised models, partitions): neither may come out of a model's settings. Nor may
+`session.set_denormal_as_zero`, which ONNX Runtime sets for the thread that makes the session: it would stay in force for
+all models that the thread loads or runs, and for the threads that it starts.
 """
 
 _IDENTITY: Final = bytes.fromhex(

@@ -87,7 +87,7 @@ def _batching(config: ModelConfig, spec: ModelSpec) -> str:
     if not spec.batched:
         return f"no: {spec.why_not_batched}"
     policy = batch_policy(spec, config)
-    if policy.max_rows == 1:
+    if policy.max_rows == 1 or not policy.merge:
         return "off: each request runs alone"
     delay = f", waiting up to {config.batching.max_queue_delay_us} us" if config.batching.max_queue_delay_us else ""
     return f"up to {policy.max_rows} rows of different requests run together{delay}"

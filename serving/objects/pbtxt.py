@@ -1,7 +1,7 @@
 """Triton's `config.pbtxt`: read field by field, as `pbtxt_fields` says what becomes of each.
 
-Requests are merged only where `dynamic_batching` is there, as in Triton: without it each request is a run by itself. All outputs of the model
-are served, also those that the file does not list.
+Requests are merged only where `dynamic_batching` is there, as in Triton: without it each request runs by itself. All
+outputs of the model are served, also those that the file does not list.
 Source: Triton's model configuration (model_config.proto) and its ONNX Runtime backend's parameters.
 """
 

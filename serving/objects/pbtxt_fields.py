@@ -48,7 +48,9 @@ FIELDS: Final[Mapping[str, Field]] = {
     "version_policy.latest.num_versions": Field(H),
     "version_policy.all": Field(H),
     "version_policy.specific.versions": Field(H),
-    "max_batch_size": Field(H, "rows of a run. Without `dynamic_batching` each request runs by itself"),
+    "max_batch_size": Field(
+        H, "rows of a run; larger requests run in pieces. Without `dynamic_batching` each request runs by itself"
+    ),
     "input.name": Field(H, "checked against the model; inputs that are not listed are served as the model has them"),
     "input.data_type": Field(H, "checked against the model"),
     "input.format": Field(H, "`FORMAT_NHWC` and `FORMAT_NCHW` need three `dims`; nothing else depends on it"),

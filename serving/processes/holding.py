@@ -24,7 +24,7 @@ from serving.runtime.costs import Costs
 from serving.runtime.dataplane import DataPlane
 from serving.runtime.inference_counts import inference_counts, lasting
 from serving.runtime.loading import load
-from serving.runtime.model import Model, Pulse
+from serving.runtime.model import Model, Pulse, describe_batching
 from serving.runtime.multi_model import MultiModelEndpoint
 from serving.runtime.process_memory import resident
 from serving.runtime.response_cache import ResponseCache
@@ -326,6 +326,7 @@ def _summary(endpoint: Endpoint) -> dict[str, Any]:
         "batched": model.spec.batched,
         "why_not_batched": model.spec.why_not_batched,
         "max_batch_rows": model.batcher.policy.max_rows,
+        "merges_requests": model.batcher.policy.merge,
         "slots": model.batcher.policy.slots,
         "queued_requests": model.batcher.queued,
         "queued_rows": model.batcher.queued_rows,
@@ -341,8 +342,7 @@ def describe(endpoint: Endpoint) -> str:
     spec = endpoint.model.spec
     inputs = ", ".join(f"{tensor.name} {tensor.datatype}{_shape(tensor.shape)}" for tensor in spec.inputs)
     outputs = ", ".join(f"{tensor.name} {tensor.datatype}{_shape(tensor.shape)}" for tensor in spec.outputs)
-    policy = endpoint.model.batcher.policy
-    batching = f"batches up to {policy.max_rows} rows" if spec.batched else f"not batched: {spec.why_not_batched}"
+    batching = describe_batching(spec, endpoint.model.batcher.policy)
     version = "" if endpoint.model.version == ModelConfig().version else f" version {endpoint.model.version}"
     return f"{endpoint.name}{version}: {inputs} -> {outputs}; {batching}"
 

@@ -430,7 +430,9 @@ async def _has_volumes(ports: Mapping[str, int]) -> bool:
     """
     import grpc.aio
 
-    async with grpc.aio.insecure_channel(f"{HOST}:{ports['master.port.grpc']}") as channel:
+    # A proxy of the environment's is not for loopback.
+    options = (("grpc.enable_http_proxy", 0),)
+    async with grpc.aio.insecure_channel(f"{HOST}:{ports['master.port.grpc']}", options) as channel:
         try:
             told: bytes = await channel.unary_unary("/master_pb.Seaweed/VolumeList")(b"", timeout=1.0)
         except grpc.aio.AioRpcError:

@@ -9,8 +9,8 @@ The rules, in the order in which they bind:
 2. A batch is formed as late as possible: when an execution slot is free, with all that has queued by then.
 3. Work-conserving: a free slot waits for nothing but (a) the operator's queue delay and (b) the *gap*: right after a
    batch, while the callers just answered are expected back. The gap ends when as many rows have come as were answered
-   on top of those queued, after `gap_idle_s` without an arrival, or after `gap_limit_s` in all (of both, or a tenth of
-   the batch's run time, if longer). Time in which no caller could be heard counts for little, up to three times the
+   on top of those queued, after `gap_idle_s` without an arrival, or after `gap_limit_s` in all (or a tenth of the
+   batch's run time, if longer; of silence 5 ms at most). Time in which no caller could be heard counts for little, up to three times the
    limit: 50 us of that between two looks, as the core may be another's, and nothing that the process itself has worked
    since the answers left, perhaps in the thread that brings the callers. It is learned whether callers come back: where
    they do not (open-loop traffic), only one gap in sixteen is tried.
@@ -47,6 +47,7 @@ class Item(Protocol):
 
 
 _GAP_SHARE = 0.1
+_GAP_IDLE_LIMIT_S = 5e-3
 _GAP_STRETCH = 3.0
 _LOOK_S = 50e-6
 
@@ -195,7 +196,8 @@ class Batcher(Generic[I]):
         if self._gap_rows:
             self._look(now)
             self.expecting = False
-            if self._gap_silence_s > (self._gap_idle_s if self._gap_heard else self._gap_limit_s):
+            patience = self._gap_idle_s if self._gap_heard else self._gap_limit_s
+            if self._gap_silence_s > patience or self._gap_is_over(now):
                 self._close_gap()
             else:
                 self._gap_heard = True
@@ -297,7 +299,7 @@ class Batcher(Generic[I]):
         self._gap_skipped = 0
         self._gap_rows = min(batch.rows + self.queued_rows, self.policy.max_rows)
         self._gap_opened = now
-        self._gap_idle_s = max(self.policy.gap_idle_s, batch.seconds * _GAP_SHARE)
+        self._gap_idle_s = max(self.policy.gap_idle_s, min(batch.seconds * _GAP_SHARE, _GAP_IDLE_LIMIT_S))
         self._gap_limit_s = max(self.policy.gap_limit_s, batch.seconds * _GAP_SHARE)
         self._gap_looked = now
         self._gap_silence_s = self._gap_spent_s = 0.0
@@ -313,9 +315,13 @@ class Batcher(Generic[I]):
     # ------------------------------------------------------------------ what can be asked
 
     def predicted_wait(self, now: float) -> float:
-        """Seconds until a request that came now would start, were the queue to run at the best batch size known."""
+        """Seconds until a request that came now would start: the queue at the best batch size known, or one by one."""
         busy = 0.0 if self.free else max(min(self._ends) - now, 0.0)
-        return busy + self.queued_rows * self.costs.row_s / self.policy.slots
+        if self.policy.merge or not self.queued:
+            work = self.queued_rows * self.costs.row_s
+        else:
+            work = self.queued * self.costs.predict(-(-self.queued_rows // self.queued))
+        return busy + work / self.policy.slots
 
     # ------------------------------------------------------------------ inside
 
@@ -433,7 +439,7 @@ class Batcher(Generic[I]):
         self._look(now)
         again, self._gap_polled = self._gap_polled, True
         self.expecting = False
-        if self._gap_spent_s > self._gap_limit_s or now - self._gap_opened > self._gap_limit_s * _GAP_STRETCH:
+        if self._gap_spent_s > self._gap_limit_s or self._gap_is_over(now):
             return False
         if not self._gap_heard:
             # The answers leave at the end of this turn of the loop: the silence is measured from the next one.
@@ -441,6 +447,10 @@ class Batcher(Generic[I]):
             self._gap_silence_s = 0.0
             return True
         return self._gap_silence_s <= self._gap_idle_s
+
+    def _gap_is_over(self, now: float) -> bool:
+        """Whether it ends however little of it counts."""
+        return now - self._gap_opened > self._gap_limit_s * _GAP_STRETCH
 
     def _close_gap(self) -> None:
         self.expecting = False

@@ -23,8 +23,8 @@ class Costs:
         self.row_s = 0.0
         """Seconds for one row at the best batch size seen; 0 before the first sample."""
 
-    def learn(self, rows: int, seconds: float, weight: float = _WEIGHT) -> None:
-        """Takes one measured run of `rows` rows; `weight` is its share in what is then known of such runs."""
+    def learn(self, rows: int, seconds: float, *, believed: bool = False) -> None:
+        """Takes one measured run of `rows` rows; one that is `believed` and quicker than is known is all that is then known."""
         bucket = min((rows - 1).bit_length(), _BUCKETS - 1)
         known = self._seconds[bucket]
         if known == 0.0:
@@ -32,6 +32,7 @@ class Costs:
             self._rows[bucket] = rows
             self._known.append(bucket)
         else:
+            weight = 1.0 if believed and seconds < known else _WEIGHT
             seconds = min(seconds, known * _CLIP)
             self._seconds[bucket] = known + (seconds - known) * weight
             self._rows[bucket] += (rows - self._rows[bucket]) * weight

@@ -104,16 +104,30 @@ def batch_policy(spec: ModelSpec, config: ModelConfig) -> BatchPolicy:
         raise ConfigurationError(
             f"model '{config.name}': default_priority {batching.default_priority} is over priority_levels {batching.priority_levels}"
         )
+    if not batching.merge_requests and (batching.preferred_batch_sizes or batching.max_queue_delay_us):
+        raise ConfigurationError(
+            f"model '{config.name}': preferred_batch_sizes and max_queue_delay_us are for requests that are merged; leave "
+            "them out, or merge_requests"
+        )
     return BatchPolicy(
         max_rows=max_rows,
         merge=batching.merge_requests,
-        preferred_rows=tuple(sorted(batching.preferred_batch_sizes)) if batching.merge_requests else (),
-        delay_s=batching.max_queue_delay_us * 1e-6 if batching.merge_requests else 0.0,
+        preferred_rows=tuple(sorted(batching.preferred_batch_sizes)),
+        delay_s=batching.max_queue_delay_us * 1e-6,
         max_wait_s=batching.max_queue_wait_s,
         default_timeout_s=batching.default_timeout_s,
         levels=batching.priority_levels,
         slots=config.slots,
     )
+
+
+def describe_batching(spec: ModelSpec, policy: BatchPolicy) -> str:
+    """How a model's requests are merged, for a person."""
+    if not spec.batched:
+        return f"not batched: {spec.why_not_batched}"
+    if policy.max_rows == 1 or not policy.merge:
+        return "each request runs alone"
+    return f"batches up to {policy.max_rows} rows"
 
 
 class Model:
@@ -411,10 +425,11 @@ class Model:
             self._since_learn += 1
             if batch is self._probe:
                 # What was measured on the thread says nothing against it.
-                self._costs.learn(batch.run_rows, batch.seconds, weight=1.0)
+                self._costs.learn(batch.run_rows, batch.seconds, believed=True)
             elif self._since_learn >= _LEARN_EVERY:
                 self._since_learn = 0
                 self._costs.learn(batch.run_rows, batch.seconds)
+        if batch.inline:
             self._probe = None
         mode = "inline" if batch.inline else "thread"
         for outcome in outcomes:

@@ -415,6 +415,8 @@ def test_what_the_operator_says_of_tensors_is_in_the_spec(file: Path) -> None:
         (OnnxConfig(session_options={"session.optimized_model_filepath": "/tmp/x"}), "may not be set there"),
         (OnnxConfig(session_options={"session.custom_op_library": "/tmp/x.so"}), "may not be set there"),
         (OnnxConfig(session_options={"ep.context_file_path": "/tmp/x"}), "may not be set there"),
+        # Of the thread, and so of other models.
+        (OnnxConfig(session_options={"session.set_denormal_as_zero": "1"}), "may not be set there"),
     ],
 )
 def test_settings_that_cannot_be_honoured_are_errors(file: Path, config: OnnxConfig, message: str) -> None:
@@ -431,7 +433,7 @@ def test_no_session_option_names_a_file_or_a_library() -> None:
     "config",
     [
         OnnxConfig(execution_mode="parallel", graph_optimization_level="disabled", intra_op_threads=2),
-        OnnxConfig(graph_optimization_level="extended", session_options={"session.set_denormal_as_zero": "1"}),
+        OnnxConfig(graph_optimization_level="extended", session_options={"session.disable_prepacking": "1"}),
         OnnxConfig(session_options={"session.intra_op.allow_spinning": "1"}),
     ],
 )

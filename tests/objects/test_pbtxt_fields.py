@@ -247,8 +247,8 @@ def test_parameters_are_treated_as_listed(tmp_path: Path, key: str) -> None:
 
 
 def test_other_parameters_are_session_options_or_nothing(tmp_path: Path) -> None:
-    model = parameter(tmp_path, "session.set_denormal_as_zero", "1")
-    assert model.config.onnx.session_options == {"session.set_denormal_as_zero": "1"}
+    model = parameter(tmp_path, "session.disable_prepacking", "1")
+    assert model.config.onnx.session_options == {"session.disable_prepacking": "1"}
     assert model.warnings == ()
     model = parameter(tmp_path, "tokenizer", "bert")
     assert model.config.onnx.session_options == {}

@@ -290,7 +290,7 @@ warmup: false
 inputs: [{name: x, features: [a, b]}]
 outputs: [{name: y, labels: [good, bad], datatype: FP32, shape: [-1, 2]}]
 batching: {max_batch_size: 16, preferred_batch_sizes: [4, 8], max_queue_delay_us: 100, default_timeout_s: 5}
-onnx: {intra_op_threads: 2, providers: [CPUExecutionProvider], session_options: {session.set_denormal_as_zero: "1"}}
+onnx: {intra_op_threads: 2, providers: [CPUExecutionProvider], session_options: {session.disable_prepacking: "1"}}
 """,
     )
     assert read_model_yaml(file) == ModelConfig(
@@ -304,7 +304,7 @@ onnx: {intra_op_threads: 2, providers: [CPUExecutionProvider], session_options: 
         batching=BatchingConfig(
             max_batch_size=16, preferred_batch_sizes=(4, 8), max_queue_delay_us=100, default_timeout_s=5.0
         ),
-        onnx=OnnxConfig(intra_op_threads=2, session_options={"session.set_denormal_as_zero": "1"}),
+        onnx=OnnxConfig(intra_op_threads=2, session_options={"session.disable_prepacking": "1"}),
     )
 
 

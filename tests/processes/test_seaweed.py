@@ -150,6 +150,16 @@ def test_two_run_side_by_side_with_keys_of_their_own(s3: S3, tmp_path: Path) -> 
     assert "mine" not in {bucket["Name"] for bucket in s3.client.list_buckets()["Buckets"]}
 
 
+def test_it_is_reached_past_a_proxy_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+
+    async def work() -> None:
+        child = await Seaweed.start(tmp_path, 0, Aws())
+        await child.stop()
+
+    run(work())
+
+
 def test_a_child_that_ends_is_started_again(tmp_path: Path) -> None:
     async def work() -> None:
         child = await Seaweed.start(tmp_path, 0, Aws())

@@ -64,6 +64,20 @@ def test_requests_that_are_not_merged_run_one_by_one_with_all_their_rows() -> No
     assert numbers(machine.poll(0.01)) == [3]
 
 
+def test_the_wait_for_runs_of_one_request_each() -> None:
+    costs = Costs()
+    costs.learn(1, 0.1)
+    costs.learn(8, 0.2)
+    one_by_one, merging = batcher(costs, max_rows=8, merge=False), batcher(costs, max_rows=8)
+    for machine in (one_by_one, merging):
+        for number in range(9):
+            machine.add(Request(number), 0.0, True)
+        machine.poll(0.0)
+    # Eight runs of a row behind the one that runs; merged they are one.
+    assert one_by_one.predicted_wait(0.0) == pytest.approx(0.9)
+    assert merging.predicted_wait(0.0) == pytest.approx(0.2 + 0.025)
+
+
 def test_a_lone_request_starts_at_once() -> None:
     machine = batcher(max_rows=8)
     assert machine.add(Request(1), 0.0) == 0.0
@@ -158,6 +172,27 @@ def test_what_could_not_be_heard_is_no_silence() -> None:
     batch = machine.poll(1.0019)
     assert batch is not None
     assert batch.reason == "returned"
+
+
+def test_the_silence_after_a_long_run_is_bounded() -> None:
+    machine = gap(10.0)
+    now, batch = spun(machine, 1.0)
+    assert 1.005 <= now <= 1.0051
+    assert batch.reason == "gap"
+
+
+def test_who_comes_long_after_a_gap_that_was_left_has_not_returned() -> None:
+    machine = gap(0.001)
+    assert machine.poll(1.0) is None
+    # The only one who waited hangs up; nobody looks any more.
+    assert machine.cancel(machine._queues[None, 1].items[0])
+    assert machine.poll(1.00001) is None
+    late = Request(30)
+    machine.excuse(50.0)
+    machine.add(late, 101.0)
+    batch = machine.poll(101.0)
+    assert batch is not None
+    assert batch.reason == "backlog"
 
 
 def test_a_gap_that_nobody_looks_at_ends_all_the_same() -> None:

@@ -225,6 +225,7 @@ def test_a_model_that_cannot_be_batched_runs_each_request_alone(server: Server) 
         ("batching: {preferred_batch_sizes: [4]}", "batching names a size of 4 rows, over its max_batch_size of 1"),
         ("batching: {default_priority: 2}", "default_priority 2 is over priority_levels 1"),
         ("batching: {max_batch: 4}", "max_batch"),
+        ("batching: {merge_requests: false, max_queue_delay_us: 5}", "are for requests that are merged"),
     ],
 )
 def test_settings_that_cannot_be_honoured(tmp_path: Path, settings: str, words: str) -> None:

@@ -44,3 +44,4 @@ class Call:
         self.closed = True
         if self.invocation is not None:
             self.invocation.route.model.cancel(self.invocation)
+            self.invocation = None

@@ -189,17 +189,19 @@ def _patient_threads() -> Iterator[None]:
     By its usual one, h2corn's thread cuts in for each answer that ours sends and each packet that comes, where both share
     a core; so it takes them together (sched(7), SCHED_BATCH, which threads inherit).
     """
+    usual = False
     try:
-        policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        usual = os.sched_getscheduler(0) == os.SCHED_OTHER
+        if usual:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except (AttributeError, OSError) as error:
-        log.debug("h2corn's threads keep the usual scheduling policy: %s", error)
-        yield
-        return
+        usual = False
+        log.debug("h2corn's threads keep their scheduling policy: %s", error)
     try:
         yield
     finally:
-        os.sched_setscheduler(0, policy, parameters)
+        if usual:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 async def _wait(native: Awaitable[None]) -> None:

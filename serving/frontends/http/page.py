@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from serving.contract import TensorSpec
+from serving.runtime.model import describe_batching
 from serving.runtime.multi_model import MultiModelEndpoint
 from serving.runtime.routing import Endpoint, Snapshot
 
@@ -34,11 +35,7 @@ def render(snapshot: Snapshot, base_url: str) -> str:
 def _endpoint(endpoint: Endpoint, base_url: str) -> str:
     model = endpoint.model
     name = escape(endpoint.name)
-    batching = (
-        f"batches of up to {model.batcher.policy.max_rows} rows"
-        if model.spec.batched
-        else f"not batched: {escape(model.spec.why_not_batched)}"
-    )
+    batching = escape(describe_batching(model.spec, model.batcher.policy))
     rows = "".join(_tensor("input", spec) for spec in model.spec.inputs)
     rows += "".join(_tensor("output", spec) for spec in model.spec.outputs)
     url = escape(base_url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -101,6 +102,15 @@ def call(connection: Connection, body: bytes, **changed: str | None) -> Answer:
     block: list[Field] = [(name, value) for name, value in fields.items() if value is not None]
     connection.send(headers(1, hpack.block(block)) + data(1, body, END_STREAM))
     return connection.answer(1)
+
+
+def test_its_thread_does_not_cut_in(server: Carried) -> None:
+    threads = {
+        task.joinpath("comm").read_text().strip(): os.sched_getscheduler(int(task.name))
+        for task in Path("/proc/self/task").iterdir()
+    }
+    assert threads.pop("tokio-rt-worker") == os.SCHED_BATCH
+    assert set(threads.values()) == {os.SCHED_OTHER}
 
 
 # ---------------------------------------------------------------------- one call, frame by frame

@@ -673,6 +673,34 @@ def test_a_call_is_gone_with_its_answer(tmp_path: Path, *, streamed: bool) -> No
     run(test())
 
 
+def test_a_call_that_was_given_up_is_gone(tmp_path: Path) -> None:
+    async def test() -> None:
+        worker = Worker(tmp_path)
+        gated = Gated()
+        worker.serve("m", gated, batching=BatchingConfig(inline_below_us=0, max_batch_size=1))
+        gated.gate.clear()
+        body = request("m", 4.0).SerializeToString()
+        running = Call()
+        worker.servicer.infer(body, running)
+        await until(lambda: gated.runs == 1)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                call = Call()
+                worker.servicer.infer(body, call)
+                call.hang_up()
+            del call
+            gated.gate.set()
+            await running.outcome
+            await until(lambda: kept() < 5)
+        finally:
+            gc.enable()
+        await worker.close()
+
+    run(test())
+
+
 def test_a_call_by_asgi_is_gone_with_its_answer(tmp_path: Path) -> None:
     sent: list[Any] = []
 
