@@ -205,7 +205,7 @@ def test_a_model_that_cannot_be_batched_tells_whole_shapes(tmp_path: Path) -> No
 
 def test_a_model_whose_requests_are_not_merged_says_so(tmp_path: Path) -> None:
     (said,) = told(tmp_path, triton_folder(tmp_path, "max_batch_size: 8"))
-    assert said["max_batch_size"] == 1
+    assert said["max_batch_size"] == 8
     assert said["input"][0]["dims"] == [2]
     assert "dynamic_batching" not in said
 
