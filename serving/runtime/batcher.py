@@ -9,11 +9,11 @@ The rules, in the order in which they bind:
 2. A batch is formed as late as possible: when an execution slot is free, with all that has queued by then.
 3. Work-conserving: a free slot waits for nothing but (a) the operator's queue delay and (b) the *gap*: right after a
    batch, while the callers just answered are expected back. The gap ends when as many rows have come as were answered
-   on top of those queued, after `gap_idle_s` without an arrival, or after `gap_limit_s` in all (or a tenth of the
-   batch's run time, if longer; of silence 5 ms at most). Time in which no caller could be heard counts for little, up to three times the
-   limit: 50 us of that between two looks, as the core may be another's, and nothing that the process itself has worked
-   since the answers left, perhaps in the thread that brings the callers. It is learned whether callers come back: where
-   they do not (open-loop traffic), only one gap in sixteen is tried.
+   on top of those queued, after `gap_idle_s` without an arrival, or after `gap_limit_s` in all (of both a tenth of the
+   batch's run time, if longer; of silence 5 ms at most). Time in which no caller could be heard counts for little, up to
+   three times the limit: 50 us of that between two looks, as the core may be another's, and nothing that the process
+   itself has worked since the answers left, perhaps in the thread that brings the callers. It is learned whether callers
+   come back: where they do not (open-loop traffic), only one gap in sixteen is tried.
 4. Nobody starves: a request of priority p runs before any that came more than (p - 1) x `priority_step_s` after it.
 5. A request is refused at once when its predicted wait is over the bound or over its own deadline.
 
