@@ -64,10 +64,11 @@ SESSION_OPTIONS: Final = frozenset(
 """The configuration entries that may be set.
 
 ONNX Runtime takes any text and ignores what it does not know, and among those that it knows some name libraries and
-files to read or write (profiles, optimised models, partitions): neither may come out of a model's settings. Nor may
-`session.set_denormal_as_zero`, which ONNX Runtime sets for the thread that makes the session: it would stay in force for
-all models that the thread loads or runs, and for the threads that it starts.
+files to read or write (profiles, optimised models, partitions): neither may come out of a model's settings.
 """
+
+_OF_THE_THREAD: Final = "session.set_denormal_as_zero"
+"""ONNX Runtime sets it for the thread that makes the session, where it stays, and for the threads that this one starts."""
 
 _IDENTITY: Final = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201695a0f0a0178120a"
@@ -243,6 +244,11 @@ def _options(ort: Any, config: OnnxConfig) -> Any:
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     share_arena(ort, options)
     for key, value in config.session_options.items():
+        if key == _OF_THE_THREAD:
+            raise ConfigurationError(
+                f"onnx.session_options names '{key}', which may not be set there: it would change the answers of other "
+                "models of the server as well; leave it out"
+            )
         if key not in SESSION_OPTIONS:
             raise ConfigurationError(
                 f"onnx.session_options names '{key}', which may not be set there; {_one_of(SESSION_OPTIONS)}"

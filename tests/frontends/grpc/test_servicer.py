@@ -7,7 +7,7 @@ import gc
 import json
 import logging
 from collections.abc import Coroutine, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -644,6 +644,17 @@ def test_messages_that_are_none(tmp_path: Path, name: str) -> None:
 # ---------------------------------------------------------------- what a call leaves
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """The collector takes nothing meanwhile."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def kept() -> int:
     """Requests that are still in memory while nothing is collected."""
     return sum(type(each) is Invocation for each in gc.get_objects())
@@ -655,9 +666,7 @@ def test_a_call_is_gone_with_its_answer(tmp_path: Path, *, streamed: bool) -> No
         worker = Worker(tmp_path)
         worker.serve("m", Gated())
         stream = worker.stream()
-        gc.collect()
-        gc.disable()
-        try:
+        with uncollected():
             for number in range(20, 70):
                 if streamed:
                     stream.send(request("m", number))
@@ -665,8 +674,6 @@ def test_a_call_is_gone_with_its_answer(tmp_path: Path, *, streamed: bool) -> No
                 else:
                     assert numbers(await worker.ask("ModelInfer", request("m", number))) == [2.0 * number]
             assert kept() < 5
-        finally:
-            gc.enable()
         await stream.leave()
         await worker.close()
 
@@ -683,9 +690,7 @@ def test_a_call_that_was_given_up_is_gone(tmp_path: Path) -> None:
         running = Call()
         worker.servicer.infer(body, running)
         await until(lambda: gated.runs == 1)
-        gc.collect()
-        gc.disable()
-        try:
+        with uncollected():
             for _ in range(50):
                 call = Call()
                 worker.servicer.infer(body, call)
@@ -694,8 +699,6 @@ def test_a_call_that_was_given_up_is_gone(tmp_path: Path) -> None:
             gated.gate.set()
             await running.outcome
             await until(lambda: kept() < 5)
-        finally:
-            gc.enable()
         await worker.close()
 
     run(test())
@@ -730,14 +733,10 @@ def test_a_call_by_asgi_is_gone_with_its_answer(tmp_path: Path) -> None:
         async def receive() -> Any:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        gc.collect()
-        gc.disable()
-        try:
+        with uncollected():
             for _ in range(50):
                 await application(scope, receive, send)
             assert kept() < 5
-        finally:
-            gc.enable()
         assert len(sent) == 150
         assert sent[-1]["headers"] == [(b"grpc-status", b"0")]
         assert numbers(pb.ModelInferResponse.FromString(sent[-2]["body"][5:])) == [8.0]
